@@ -1,0 +1,1 @@
+"""The surface syntax of `.peft` files, as data."""

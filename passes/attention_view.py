@@ -1,0 +1,150 @@
+"""The attention product as values of the language: queries, keys, values, head outputs."""
+
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from peftlang.diagnostics import PeftError
+from peftlang.passes.occurrence import Occurrence, Product
+from peftlang.passes.rewriting import Emission, SlotReads
+from peftlang.passes.score_chain import replayed
+from peftlang.passes.views import SiteView
+
+
+class AttentionView(SiteView):
+    """An attention product: heads stand before tokens in the graph, after them in the language.
+
+    ``q`` and ``h`` are ``[batch, tokens, heads, d_head]``; ``k`` and ``v`` are
+    ``[batch, keys, kv_heads, d_head]`` even where the graph repeats them for every head.
+    """
+
+    def __init__(self, occurrence: Occurrence, emission: Emission, reads: SlotReads) -> None:
+        super().__init__(occurrence, emission, reads)
+        if occurrence.product is None:
+            raise AssertionError(f"{occurrence.site.id} has no attention product")
+        self.product: Product = occurrence.product
+        dims = occurrence.site.dims
+        self.heads, self.kv_heads = dims["heads"], dims.get("kv_heads", dims["heads"])
+        self.repeats = self.heads // self.kv_heads
+
+    def read(self, name: str) -> Any:
+        value = super().read(name)
+        layout = self.occurrence.layout.get(name, "bhtd" if name in "qkvh" else "")
+        if name == "x":
+            return value
+        if layout == "ntd":
+            count = self.heads if name in "qh" or self.product.kv_repeats else self.kv_heads
+            value = value.unflatten(0, [-1, count])
+        if layout != "bthd":
+            value = value.transpose(1, 2)
+        if name in "kv" and self.product.kv_repeats and self.repeats > 1:
+            value = value.unflatten(2, [self.kv_heads, self.repeats]).select(3, 0)
+        return value
+
+    def restored(self, target: str) -> Any:
+        value = self._written[target]
+        layout = self.occurrence.layout.get(target, "bhtd")
+        if target in "kv" and self.product.kv_repeats and self.repeats > 1:
+            value = value.repeat_interleave(self.repeats, dim=2)
+        if layout != "bthd":
+            value = value.transpose(1, 2)
+        return value.flatten(0, 1) if layout == "ntd" else value
+
+    def scores(self, query: Any, keys: Any) -> Any:
+        """Products ``[batch, tokens, heads, n]`` of queries with constant keys, scaled.
+
+        Args:
+            query: ``[batch, tokens, heads, d_head]``.
+            keys: ``[n, kv_heads, d_head]``.
+        """
+        grouped = query.unflatten(-2, [self.kv_heads, self.repeats])
+        products = torch.einsum("...kgd,nkd->...kgn", grouped, keys).flatten(-3, -2)
+        return self._scaled(products)
+
+    def row_scores(self, keys: Any) -> Any:
+        """Scaled products of the queries with keys ``[batch, n, kv_heads, d_head]`` of each row."""
+        grouped = self.get("q").unflatten(-2, [self.kv_heads, self.repeats])
+        products = torch.einsum("btkgd,bnkd->btkgn", grouped, keys).flatten(-3, -2)
+        return self._scaled(products)
+
+    def mix(self, weights: Any, values: Any) -> Any:
+        """Values ``[n, kv_heads, d]`` weighted by ``[batch, tokens, heads, n]``."""
+        grouped = weights.unflatten(-2, [self.kv_heads, self.repeats])
+        return torch.einsum("...kgn,nkd->...kgd", grouped, values).flatten(-3, -2)
+
+    def log_normaliser(self) -> Any:
+        """Log of the sum of exponentials over the site's own keys, ``[batch, tokens, heads]``."""
+        if self.product.kind == "softmax":
+            softmax = self._part("softmax")
+            scores: Any = self.emission.proxy(_softmax_input(softmax))
+            if self.occurrence.layout.get("h") == "ntd":
+                scores = scores.unflatten(0, [-1, self.heads])
+        else:
+            scores = self._explicit_scores()
+        return torch.logsumexp(scores, dim=-1).transpose(1, 2)
+
+    def _scaled(self, products: Any) -> Any:
+        if self.product.kind == "sdpa":
+            return products * self._scale()
+        chained = products.transpose(1, 2)
+        chained = replayed(self.emission, self._part("scores"), self._part("softmax"), chained)
+        return chained.transpose(1, 2)
+
+    def _scale(self) -> float:
+        scale = self.product.scale
+        return float(scale) if scale is not None else self.occurrence.site.dims["d_head"] ** -0.5
+
+    def _explicit_scores(self) -> Any:
+        query, keys = super().read("q"), super().read("k")
+        if not self.product.kv_repeats and self.repeats > 1:
+            keys = keys.repeat_interleave(self.repeats, dim=1)
+        scores = torch.matmul(query, keys.transpose(-1, -2)) * self._scale()
+        mask = self._mask(scores)
+        if mask is None:
+            return scores
+        if self._mask_is_bool():
+            return torch.where(mask, scores, float("-inf"))
+        return scores + mask
+
+    def _mask_is_bool(self) -> bool:
+        if self.product.mask is None:
+            return True
+        value = self.product.mask.meta.get("example_value")
+        return isinstance(value, torch.Tensor) and value.dtype is torch.bool
+
+    def _mask(self, scores: Any) -> Any:
+        """The mask that the product uses, made explicit where it is only said to be causal."""
+        if self.product.mask is not None:
+            return self.emission.proxy(self.product.mask)
+        if argument(self.occurrence.call, 5, "is_causal", default=False):
+            return torch.tril(torch.ones_like(scores.select(0, 0).select(0, 0), dtype=torch.bool))
+        return None
+
+    def _part(self, name: str) -> Node:
+        part = getattr(self.product, name)
+        if part is None:
+            raise PeftError(
+                f"the attention product at {self.occurrence.site.path} has no {name} to work on",
+                code="S410",
+                help="place the method on `attn` or on projections instead",
+            )
+        return part  # type: ignore[no-any-return]
+
+
+def _softmax_input(softmax: Node) -> Node:
+    return softmax.all_input_nodes[0]
+
+
+def argument(call: Node, position: int, name: str, *, default: Any) -> Any:
+    """An argument of a call, given by position or by name."""
+    if name in call.kwargs:
+        return call.kwargs[name]
+    return call.args[position] if len(call.args) > position else default
+
+
+def square_of_ones(query: Any, keys: Any) -> Any:
+    """Booleans ``[tokens, keys]``, all true, for ``[batch, heads, n, d]`` queries and keys."""
+    rows = query.detach().select(0, 0).select(0, 0).select(-1, 0).unsqueeze(1)
+    columns = keys.detach().select(0, 0).select(0, 0).select(-1, 0).unsqueeze(0)
+    return torch.ones_like(rows + columns, dtype=torch.bool)

@@ -1,0 +1,71 @@
+"""Residual branches: what is computed from a stream and added back to it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch.fx import Node
+
+from peftlang.passes.dataflow.flow import Flow, is_float
+from peftlang.passes.dataflow.ops import CASTS, name_of
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Where a value is added to a residual stream.
+
+    h: what is added, after dropout, norm or scale.
+    add: the addition that `h` enters.
+    resid: the stream before; total: the stream after. Two where branches are summed first.
+    """
+
+    h: Node
+    add: Node
+    resid: Node | None
+    total: Node
+
+
+def joint(flow: Flow, start: Node, inputs: Iterable[Node] = ()) -> Joint | None:
+    """The first addition that `start` flows into whole, if it is an addition to a stream.
+
+    Args:
+        flow: The graph.
+        start: What the branch computes, its last projection's result, say.
+        inputs: What the branch reads: the stream is what these are made from.
+    """
+    nodes = list(inputs)
+    for node, reached in flow.spine(start):
+        other = _other(flow, node, reached)
+        if other is None:
+            continue
+        h = next(o for o in node.all_input_nodes if o is not other)
+        resid, total = _stream(flow, node, other, reached, nodes)
+        return Joint(h, node, resid, total)
+    return None
+
+
+def _other(flow: Flow, node: Node, reached: set[Node]) -> Node | None:
+    """The operand of an addition that comes from elsewhere and depends on the input."""
+    if name_of(node) != "add" or len(node.all_input_nodes) != 2:
+        return None
+    others = [o for o in node.all_input_nodes if o not in reached and o in flow.live]
+    return others[0] if len(others) == 1 and is_float(others[0]) else None
+
+
+def _stream(
+    flow: Flow, add: Node, other: Node, reached: set[Node], inputs: list[Node]
+) -> tuple[Node | None, Node]:
+    """(stream, sum) among this addition and those that follow at once."""
+    seen = set(reached) | {add}
+    total, leaf = add, other
+    while True:
+        if any(flow.is_ancestor(flow.source(leaf, CASTS), x) for x in inputs):
+            return leaf, total
+        following = flow.readers[total]
+        if len(following) != 1:
+            break
+        further = _other(flow, following[0], seen)
+        if further is None:
+            break
+        total, leaf = following[0], further
+        seen.add(total)
+    return other, add

@@ -1,0 +1,351 @@
+"""fold: changes of hidden states become changes of weights, wherever that is the same thing.
+
+Requires: a resolved plan, the base's weights, the adapters' tensors. Ensures: every site either
+has new weights with which the base alone computes what it computed with the adapters (in eval
+mode), or a reason why there are none.
+
+No method has a rule of its own. Where analysis shows that a site's output is affine in its input,
+the site as a function of its input is evaluated on zero and on the unit vectors, and that is the
+new bias and the new weight.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from peftlang.ir.expr import names
+from peftlang.ir.interpret import Interpreter
+from peftlang.ir.linearity import Degree, dependence
+from peftlang.ir.method import Composition
+from peftlang.ir.plan import TRAINED, Site
+from peftlang.passes.insert import Application, applications
+from peftlang.passes.rewriting import ActivePlan
+from peftlang.passes.views import scattered, select
+
+PROJECTIONS = frozenset(
+    {"linear", "head", "ffn.up", "ffn.gate", "ffn.down"}
+    | {f"{kind}.{part}" for kind in ("attn", "cross_attn") for part in "qkvo"}
+)
+
+
+@dataclass(frozen=True)
+class Unfoldable:
+    """A site whose change is no change of weights, and why."""
+
+    site: Site
+    method: str
+    reason: str
+
+
+@dataclass
+class Folded:
+    """New values of base parameters, and the sites that could not be folded.
+
+    ``rounding`` is the largest difference between each value as computed and as stored.
+    """
+
+    parameters: dict[str, Tensor] = field(default_factory=dict)
+    refused: list[Unfoldable] = field(default_factory=list)
+    rounding: dict[str, float] = field(default_factory=dict)
+
+
+class _Refusal(Exception):
+    """Why one site cannot be folded."""
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Where a site that has no weights of its own hands its value on.
+
+    Attributes:
+        reader: For ``ffn.act``: the projection that reads it, by site id.
+        writer: For a sub-layer: the projection whose output it is, unchanged.
+    """
+
+    reader: Mapping[str, Site] = field(default_factory=dict)
+    writer: Mapping[str, Site] = field(default_factory=dict)
+
+
+def fold(
+    active: Iterable[ActivePlan],
+    parameters: Mapping[str, Tensor],
+    slot: Callable[[str], Tensor],
+    neighbours: Neighbours,
+    tied: Mapping[str, tuple[str, ...]] | None = None,
+) -> Folded:
+    """Compute the weights of a plain base that does what the adapted one does in eval mode.
+
+    Args:
+        active: The adapters that act, in order.
+        parameters: The base's parameters by name.
+        slot: The adapters' tensors by slot name.
+        neighbours: Which projections stand next to sites without weights.
+        tied: For each parameter that several modules share, those modules' paths.
+
+    Returns:
+        New parameters, in the base's number types, computed in float64; and what was refused.
+    """
+    active = list(active)
+    state = _State(parameters, slot, tied or {})
+    for adapter in active:
+        for name in adapter.plan.train:
+            state.put(name, slot(f"{adapter.name}.{TRAINED}.{name}"))
+    work = _by_weight(applications(active), neighbours)
+    for group in work:
+        _fold_group(group, state)
+    return Folded(state.finished(), state.refused, state.rounding())
+
+
+@dataclass
+class _Job:
+    """All that acts on one projection, norm or embedding, nearest to the weights first.
+
+    Attributes:
+        host: The site whose weights change.
+        own: Applications at the host itself.
+        before: Applications that change what the host reads (at ``ffn.act``).
+        after: Applications that change what it hands on (at a sub-layer).
+    """
+
+    host: Site
+    own: list[Application] = field(default_factory=list)
+    before: list[Application] = field(default_factory=list)
+    after: list[Application] = field(default_factory=list)
+
+    @property
+    def all(self) -> list[Application]:
+        return [*self.before, *self.own, *self.after]
+
+
+class _State:
+    """Weights as they become, in float64, and refusals."""
+
+    def __init__(
+        self, parameters: Mapping[str, Tensor], slot: Callable[[str], Tensor],
+        tied: Mapping[str, tuple[str, ...]],
+    ) -> None:  # fmt: skip
+        self._base, self.slot, self.tied = parameters, slot, tied
+        self._new: dict[str, Tensor] = {}
+        self.refused: list[Unfoldable] = []
+
+    def get(self, name: str) -> Tensor:
+        return self._new[name] if name in self._new else self._base[name].detach().double()
+
+    def put(self, name: str, value: Tensor) -> None:
+        self._new[name] = value.detach().double()
+
+    def rounding(self) -> dict[str, float]:
+        return {
+            name: float((value - value.to(self._base[name].dtype).double()).abs().max())
+            for name, value in self._new.items()
+        }
+
+    def finished(self) -> dict[str, Tensor]:
+        return {name: value.to(self._base[name].dtype) for name, value in self._new.items()}
+
+
+def _by_weight(by_site: Mapping[str, list[Application]], neighbours: Neighbours) -> list[_Job]:
+    jobs: dict[str, _Job] = {}
+    for site_id, found in by_site.items():
+        site = found[0].site
+        reader, writer = neighbours.reader.get(site_id), neighbours.writer.get(site_id)
+        host = reader or writer or site
+        key = f"{host.weight}:{host.rows}" if host.weight else host.id
+        job = jobs.setdefault(key, _Job(host))
+        (job.before if reader else job.after if writer else job.own).extend(found)
+    return list(jobs.values())
+
+
+def _fold_group(job: _Job, state: _State) -> None:
+    try:
+        if job.host.weight is None:
+            raise _Refusal(_no_weights(job.host.role))
+        _refuse_if_tied(job.host, state)
+        if job.host.role in PROJECTIONS:
+            _fold_projection(job, state)
+        elif job.host.role == "norm":
+            _fold_norm(job, state)
+        elif job.host.role == "embed":
+            _fold_embedding(job, state)
+        else:
+            raise _Refusal(_no_weights(job.host.role))
+    except _Refusal as reason:
+        state.refused += [Unfoldable(a.site, a.method.name, str(reason)) for a in job.all]
+
+
+def _no_weights(role: str) -> str:
+    if role.endswith("core"):
+        return "the attention product has no weights to take the change"
+    if role == "prompt":
+        return "a longer input is no change of weights"
+    return f"`{role}` has no weights of its own, and the change is not one of a neighbour's"
+
+
+def _refuse_if_tied(host: Site, state: _State) -> None:
+    for name in filter(None, (host.weight, host.bias)):
+        users = state.tied.get(name, ())
+        if len(users) > 1:
+            raise _Refusal(
+                f"{name} is shared by {', '.join(users)}, and only one of them changes; "
+                "untie them first"
+            )
+
+
+def _check_affine(application: Application, hidden: set[str], forbidden: set[str]) -> None:
+    for composition in application.method.compositions:
+        read = names(composition.value)
+        inputs = read & {entry.name for entry in application.method.inputs}
+        if inputs:
+            raise _Refusal(f"it depends on `{min(inputs)}`, which each call supplies")
+        if read & forbidden:
+            raise _Refusal(
+                f"it reads `{min(read & forbidden)}`, which is not this projection's own"
+            )
+        found = dependence(composition.value, hidden)
+        if found.degree is Degree.OTHER:
+            raise _Refusal(found.reason)
+
+
+def _fold_projection(job: _Job, state: _State) -> None:
+    for application in job.before:
+        _check_affine(application, {"h"}, {"x"})
+    for application in job.own:
+        _check_affine(application, {"x", "h"}, set())
+    for application in job.after:
+        sequential = application.method.insertion == "sequential"
+        _check_affine(application, {"x", "h"}, set() if sequential else {"x"})
+        _check_affine(application, {"x", "h"}, {"resid"})
+    host = job.host
+    assert host.weight is not None
+    width = host.dims["d_x"]
+    device = state.get(host.weight).device
+    basis = torch.eye(width, dtype=torch.float64, device=device)
+    offset = _run(job, state, torch.zeros(1, width, dtype=torch.float64, device=device))[0]
+    weight = (_run(job, state, basis) - offset).transpose(0, 1)
+    _store_projection(host, state, weight, offset)
+
+
+def _store_projection(host: Site, state: _State, weight: Tensor, offset: Tensor) -> None:
+    assert host.weight is not None
+    if host.bias is None:
+        if bool(offset.abs().max() > 1e-12 * (1 + weight.abs().max())):
+            raise _Refusal("it adds a constant, and the projection has no bias to hold it")
+    else:
+        bias = state.get(host.bias)
+        whole = offset if host.rows is None else scattered(bias, offset, host.rows, axis=0)
+        state.put(host.bias, whole)
+    full = state.get(host.weight)
+    full = full.transpose(0, 1) if host.transposed else full
+    full = weight if host.rows is None else scattered(full, weight, host.rows, axis=0)
+    state.put(host.weight, full.transpose(0, 1) if host.transposed else full)
+
+
+def _run(job: _Job, state: _State, tokens: Tensor) -> Tensor:
+    """The adapted projection as a function of its input, ``[n, d_x]`` to ``[n, d_h]``."""
+    values = {"x": tokens, **_weights(job.host, state)}
+    for application in job.before:
+        _advance(application, state, values, {"h": "x"})
+    for application in job.own:
+        _advance(application, state, values, {}, targets={"x", "W", "b"})
+    values["h"] = torch.nn.functional.linear(values["x"], values["W"], values.get("b"))
+    for application in (*job.own, *job.after):
+        _advance(application, state, values, {}, targets={"h"})
+    return values["h"]
+
+
+def _weights(host: Site, state: _State) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for key, name in (("W", host.weight), ("b", host.bias)):
+        if name is None:
+            continue
+        value = state.get(name)
+        if key == "W" and host.transposed:
+            value = value.transpose(0, 1)
+        found[key] = value if host.rows is None else select(value, host.rows, axis=0)
+    return found
+
+
+def _advance(
+    application: Application, state: _State, values: dict[str, Tensor], renamed: dict[str, str],
+    targets: set[str] | None = None,
+) -> None:  # fmt: skip
+    """Apply the compositions of one application to ``values``, all from the same state."""
+    chosen = [c for c in application.method.compositions if targets is None or c.target in targets]
+    interpret = _interpreter(application, state, values, renamed)
+    results = [(renamed.get(c.target, c.target), interpret(c.value)) for c in chosen]
+    values.update(results)
+
+
+def _interpreter(
+    application: Application, state: _State, values: Mapping[str, Tensor], renamed: dict[str, str]
+) -> Interpreter:
+    def lookup(name: str) -> Any:
+        slot = application.slot(name)
+        if slot is not None:
+            tensor = state.slot(slot).detach()
+            return tensor.double() if tensor.is_floating_point() else tensor
+        if name == "x" and application.method.insertion == "sequential":
+            name = "h"
+        return values[renamed.get(name, name)]
+
+    return Interpreter(torch, application.sizes, lookup)
+
+
+def _fold_norm(job: _Job, state: _State) -> None:
+    """A norm scales by W and shifts by b; only a change of each feature by itself fits there."""
+    host = job.host
+    for application in job.own:
+        _check_affine(application, {"h"}, {"x"})
+    values = _weights(host, state)
+    values.setdefault("b", torch.zeros_like(values["W"]))
+    for application in job.own:
+        _advance(application, state, values, {}, targets={"W", "b"})
+    changes = [c for a in job.own for c in a.method.compositions if c.target == "h"]
+    if changes:
+        _fold_norm_output(job, state, values, changes)
+    assert host.weight is not None
+    state.put(host.weight, values["W"])
+    if host.bias is not None:
+        state.put(host.bias, values["b"])
+    elif bool(values["b"].abs().max() > 0):
+        raise _Refusal("it adds a constant, and the norm has no bias to hold it")
+
+
+def _fold_norm_output(
+    job: _Job, state: _State, values: dict[str, Tensor], changes: list[Composition]
+) -> None:
+    if "b" not in _weights(job.host, state) and changes:
+        raise _Refusal("the norm's gain may be stored with an offset, so scaling it is not sure")
+    width = values["W"].numel()
+    basis = torch.eye(width, dtype=torch.float64, device=values["W"].device)
+
+    def run(normalised: Tensor) -> Tensor:
+        inner = {**values, "h": normalised * values["W"] + values["b"]}
+        for application in job.own:
+            _advance(application, state, inner, {}, targets={"h"})
+        return inner["h"]
+
+    offset = run(torch.zeros(1, width, dtype=torch.float64, device=basis.device))[0]
+    matrix = run(basis) - offset
+    diagonal = torch.diagonal(matrix)
+    if not torch.allclose(matrix, torch.diag(diagonal), rtol=0, atol=1e-12):
+        raise _Refusal("it mixes features, and a norm scales each by itself")
+    values["W"], values["b"] = diagonal, offset
+
+
+def _fold_embedding(job: _Job, state: _State) -> None:
+    for application in job.own:
+        _check_affine(application, {"h"}, {"x"})
+    host = job.host
+    if host.transposed or host.weight is None or state.get(host.weight).dim() != 2:
+        raise _Refusal("a patch embedding takes changes of its weight alone")
+    values = {"W": state.get(host.weight)}
+    for application in job.own:
+        _advance(application, state, values, {}, targets={"W"})
+    values["h"] = values["W"]
+    for application in job.own:
+        _advance(application, state, values, {}, targets={"h"})
+    state.put(host.weight, values["h"])

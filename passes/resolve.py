@@ -1,0 +1,275 @@
+"""resolve: selectors become sites.
+
+Requires: the model's sites. Ensures: every use of the adapter has at least one site, every name
+that its expressions read exists there, and every dimension is a whole number at each site.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+from peftlang.diagnostics import PeftError, nearest
+from peftlang.ir.dims import Dim, Indivisible, UnboundDim
+from peftlang.ir.expr import Apply, names, postorder
+from peftlang.ir.method import Adapter, Method, Use
+from peftlang.ir.plan import Placement, Plan, Site
+from peftlang.ir.selector import Comparison, Selector, Target
+from peftlang.ir.sizes import site_sizes
+from peftlang.passes.missing import looked_for, paths_instead
+from peftlang.passes.prompts import parts_before
+
+OPERATORS: dict[str, Callable[[int, int], bool]] = {
+    "<": int.__lt__, "<=": int.__le__, ">": int.__gt__, ">=": int.__ge__,
+    "==": int.__eq__, "!=": int.__ne__,
+}  # fmt: skip
+
+
+def resolve(
+    adapter: Adapter,
+    sites: Sequence[Site],
+    parameters: Mapping[str, tuple[int, ...]] | None = None,
+    why_missing: Callable[[str], str] = lambda _role: "",
+) -> Plan:
+    """Place every use of ``adapter`` on the model's sites.
+
+    Args:
+        adapter: Uses with their arguments fixed.
+        sites: Every site of the model, in model order.
+        parameters: Shapes of the model's parameters by qualified name, for ``train``.
+        why_missing: Says what was looked for when a role has no site at all.
+
+    Raises:
+        PeftError: S402, a selector matches nothing; S403, a name is not there at a site;
+            S404, S405, no such layer or side; S407, no such role; S408, a size does not divide.
+    """
+    placements, used = [], {}
+    for use in adapter.uses:
+        chosen = select(use.selector, sites, why_missing)
+        for site in chosen:
+            _check(use, site)
+            used[site.id] = site
+        placements.append(
+            Placement(
+                label=use.label,
+                method=use.method.name,
+                args=use.args,
+                selector=str(use.selector),
+                sites=tuple(site.id for site in chosen),
+            )
+        )
+    return Plan(
+        adapter=adapter.name,
+        sites=used,
+        placements=tuple(placements),
+        train=_unfrozen(adapter, sites, parameters or {}),
+        spec=adapter,
+    )
+
+
+def select(
+    selector: Selector,
+    sites: Sequence[Site],
+    why_missing: Callable[[str], str] = lambda _role: "",
+) -> list[Site]:
+    """The sites that a selector means, each once, in model order.
+
+    Of several roles some may be absent (`attn.k, cross_attn.k` on a decoder alone); a path that
+    matches nothing is an error by itself.
+
+    Raises:
+        PeftError: S402, S404, S405 or S407, nothing matches.
+    """
+    excluded = {s.id for t in selector.exceptions for s in sites if matches(t, s)}
+    excluded_weights = {s.weight for s in sites if s.id in excluded and s.weight}
+    kept: set[str] = set()
+    absent = []
+    for target in selector.targets:
+        found = _by_kind([site for site in sites if matches(target, site)])
+        if not found:
+            absent.append(target)
+        kept |= {s.id for s in _one_per_place(found) if s.weight not in excluded_weights}
+    globs = [target for target in absent if target.kind == "glob"]
+    if globs or len(absent) == len(selector.targets):
+        raise _nothing((globs or absent)[0], sites, why_missing)
+    chosen = [site for site in sites if site.id in kept - excluded]
+    if not chosen:
+        raise PeftError(
+            f"`{selector}` selects nothing: `except` takes away all that it names",
+            code="S402",
+            help="narrow the exception",
+        )
+    return chosen
+
+
+def matches(target: Target, site: Site) -> bool:
+    """Whether one alternative of a selector means ``site``, its scopes included."""
+    if target.kind == "glob":
+        named = fnmatchcase(site.path, target.text) and site.role in _GLOB_ROLES
+    else:
+        named = site.role == target.text
+    return named and _in_scope(target, site)
+
+
+_GLOB_ROLES = ("linear", "head", "norm", "embed", "block", "module")
+"""What a module path by itself means: what its own kind of module is."""
+
+
+def _by_kind(found: list[Site]) -> list[Site]:
+    """Containers only where a path names nothing else: `"layers.*"` is not all that they hold."""
+    return [site for site in found if site.role != "module"] or found
+
+
+def _in_scope(target: Target, site: Site) -> bool:
+    layers = site.dims.get("layers", 0)
+    if target.layers:
+        layer = site.layer
+        if layer is None or not any(r.contains(layer, layers) for r in target.layers):
+            return False
+    if target.sides and site.side not in target.sides:
+        return False
+    return not target.where or any(_all_hold(anyof, site) for anyof in target.where)
+
+
+def _all_hold(comparisons: Iterable[Comparison], site: Site) -> bool:
+    return all(
+        c.dim in site.dims and OPERATORS[c.operator](site.dims[c.dim], c.value) for c in comparisons
+    )
+
+
+def _one_per_place(sites: list[Site]) -> list[Site]:
+    """A glob finds a module under each of its roles; the first says what kind it is."""
+    seen: dict[tuple[str, str | None], Site] = {}
+    for site in sites:
+        key = (site.path, site.role if site.role not in _GLOB_ROLES else None)
+        seen.setdefault(key if site.role in _GLOB_ROLES else (site.id, None), site)
+    return list(seen.values())
+
+
+def _nothing(target: Target, sites: Sequence[Site], why_missing: Callable[[str], str]) -> PeftError:
+    if target.kind == "glob":
+        paths = sorted({s.path for s in sites if s.path})
+        close = ", ".join(nearest(target.text, paths, count=3) or paths[:4])
+        return PeftError(
+            f'no module path matches "{target.text}"',
+            code="S402",
+            help=f"paths of this model: {close}, …",
+        )
+    if not any(s.role == target.text for s in sites):
+        why = why_missing(target.text) or f"Looked for: {looked_for(target.text)}"
+        named = ", ".join(f'"{path}"' for path in paths_instead(sites))
+        positions = ", ".join(sorted({s.role for s in sites} - {"module"}))
+        return PeftError(
+            f"this model has no `{target.text}`. {why}",
+            code="S407",
+            help=f"its positions are {positions}; or name modules by path: {named}",
+        )
+    of_role = [s for s in sites if s.role == target.text]
+    sides = sorted({s.side for s in of_role if s.side})
+    if target.sides and not any(s.side in target.sides for s in of_role):
+        return PeftError(
+            f"`{target}` matches nothing: no `{target.text}` lies in {' or '.join(target.sides)}",
+            code="S405",
+            help=f"this model has {', '.join(sides) or 'one stack without a name'}",
+        )
+    depth = max(s.dims.get("layers", 0) for s in of_role)
+    return PeftError(
+        f"`{target}` matches nothing: no `{target.text}` is in that scope",
+        code="S404" if target.layers else "S402",
+        help=f"layers are 0..{depth - 1}; `peftlang sites` lists all",
+    )
+
+
+def _check(use: Use, site: Site) -> None:
+    _check_names(use.method, site)
+    if site.role == "prompt":
+        parts_before(use.method)
+    sizes = site_sizes(use.method, use.args, site)
+    for dim, what in _all_dims(use.method):
+        try:
+            size = dim.evaluate({"keys": 1, "tokens": 1, **sizes})
+        except Indivisible as fact:
+            raise PeftError(
+                f"`{use.method.name}` does not fit {site.id}: {fact}",
+                code="S408",
+                help=f"choose sizes so that `{fact.denominator}` divides `{fact.numerator}`",
+            ) from None
+        except UnboundDim as missing:
+            raise PeftError(
+                f"`{use.method.name}` uses `{missing.args[0]}`, which {site.role} at "
+                f"{site.path or 'the root'} does not have",
+                code="S403",
+                help="sizes there: " + ", ".join(f"{k} = {v}" for k, v in site.dims.items()),
+            ) from None
+        if size < 1:
+            raise PeftError(
+                f"{what} of `{use.method.name}` has size {size} at {site.path}",
+                code="S408",
+                help="every dimension is at least 1",
+            )
+
+
+def _check_names(method: Method, site: Site) -> None:
+    read = set(method.targets)
+    for composition in method.compositions:
+        read |= names(composition.value)
+    if "W" in read and site.weight is None:
+        raise _absent("W", method, site, "no weight of its own")
+    if "b" in read and site.bias is None:
+        raise _absent("b", method, site, "no bias")
+
+
+def _absent(name: str, method: Method, site: Site, why: str) -> PeftError:
+    return PeftError(
+        f"`{method.name}` uses `{name}`, and {site.path or 'the model'} ({site.role}) has {why}",
+        code="S403",
+        help="place it elsewhere, or leave such sites out with `except`",
+    )
+
+
+def _all_dims(method: Method) -> Iterable[tuple[Dim, str]]:
+    for tensor in method.tensors:
+        for dim in tensor.dims:
+            yield dim, f"dimension `{dim}` of `{tensor.name}`"
+    roots = [c.value for c in method.compositions]
+    for node in postorder(*roots):
+        if isinstance(node, Apply):
+            for dim in node.type.dims:
+                yield dim, f"dimension `{dim}` of `{node.op}`"
+
+
+def _unfrozen(
+    adapter: Adapter, sites: Sequence[Site], parameters: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
+    found: dict[str, tuple[int, ...]] = {}
+    for selector in adapter.train:
+        named = {t: _parameters(t, sites, parameters) for t in selector.targets}
+        wrong = [t for t, names in named.items() if not names and t.kind == "glob"]
+        if wrong or not any(named.values()):
+            target = (wrong or list(named))[0]
+            raise PeftError(
+                f"`train {target}` matches no parameter of this model",
+                code="S402",
+                help='name a role and `.weight` or `.bias`, or a path: train "*.bias"',
+            )
+        taken = set().union(*named.values())
+        for target in selector.exceptions:
+            taken -= _parameters(target, sites, parameters)
+        found.update((name, shape) for name, shape in parameters.items() if name in taken)
+    return found
+
+
+def _parameters(target: Target, sites: Sequence[Site], parameters: Iterable[str]) -> set[str]:
+    if target.kind == "glob":
+        pattern = target.text
+        return {p for p in parameters if fnmatchcase(p, pattern) or fnmatchcase(p, f"{pattern}.*")}
+    role, _, which = target.text.rpartition(".")
+    if which not in {"weight", "bias"}:
+        role, which = target.text, ""
+    if role in {"", "all"} or target.text in {"bias", "weight"}:
+        suffix = f".{which or target.text}" if target.text != "all" else ""
+        return {p for p in parameters if p.endswith(suffix)}
+    narrowed = target.model_copy(update={"kind": "role", "text": role})
+    found: set[str] = set()
+    for site in sites:
+        if matches(narrowed, site):
+            found |= {p for p in (site.weight, site.bias) if p and p.endswith(which)}
+    return found

@@ -1,0 +1,71 @@
+"""A language and a compiler for parameter-efficient fine-tuning methods.
+
+A `.peft` file says what a method computes, where, and how its change meets the hidden state;
+`compile` writes that into a PyTorch model's captured graph, and the model stays the same object.
+
+The names below are looked up when they are first used, so that `import peftlang` (and the
+commands that only read specs) never import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from peftlang.diagnostics import PeftError as PeftError
+    from peftlang.merging import NotMergeable as NotMergeable
+    from peftlang.merging import merge as merge
+    from peftlang.merging import unmerge as unmerge
+    from peftlang.merging import why_not_mergeable as why_not_mergeable
+    from peftlang.pipeline import adapters as adapters
+    from peftlang.pipeline import compile as compile
+    from peftlang.pipeline import disabled as disabled
+    from peftlang.pipeline import inputs as inputs
+    from peftlang.pipeline import load as load
+    from peftlang.pipeline import remove as remove
+    from peftlang.pipeline import save as save
+    from peftlang.pipeline import set_active as set_active
+
+    __version__: str
+
+_OF_THE_PIPELINE = (
+    "adapters", "compile", "disabled", "inputs", "load", "remove", "save", "set_active",
+)  # fmt: skip
+
+_OF_MERGING = ("NotMergeable", "merge", "unmerge", "why_not_mergeable")
+
+_HOMES = {
+    "PeftError": "peftlang.diagnostics",
+    **dict.fromkeys(_OF_THE_PIPELINE, "peftlang.pipeline"),
+    **dict.fromkeys(_OF_MERGING, "peftlang.merging"),
+}
+
+__all__ = [
+    "NotMergeable",
+    "PeftError",
+    "__version__",
+    "adapters",
+    "compile",
+    "disabled",
+    "inputs",
+    "load",
+    "merge",
+    "remove",
+    "save",
+    "set_active",
+    "unmerge",
+    "why_not_mergeable",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("peftlang")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'peftlang' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,5 @@
+"""`python -m peftlang` is `peftlang`."""
+
+from peftlang.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,353 @@
+"""M3xx: the clauses of a method or an adapter."""
+
+from peftlang.diagnostics.codes.entry import Code
+
+METHODS: tuple[Code, ...] = (
+    Code(
+        "M301",
+        "a clause that may be given once is given twice",
+        "`position`, `insertion` and the composition of one target can each be said once.",
+        example="""\
+method m(r: int = 8) {
+    param A[r, d_x] ~ normal
+    param B[d_h, r] ~ zeros
+    position attn.q
+    function delta = B @ (A @ x)
+    position attn.v
+}
+""",
+        fixed="""\
+method m(r: int = 8) {
+    param A[r, d_x] ~ normal
+    param B[d_h, r] ~ zeros
+    position attn.q, attn.v
+    function delta = B @ (A @ x)
+}
+""",
+    ),
+    Code(
+        "M302",
+        "a target that the site does not have",
+        "A composition writes a hidden state or a weight of the site: `h`, `x`, `q`, `k`, "
+        "`v`, `W` or `b`, where the position has it.",
+        example="""\
+method m(r: int = 8) {
+    param A[r, d_x] ~ normal
+    param B[d_h, r] ~ zeros
+    position attn.q
+    function delta = B @ (A @ x)
+    composition z = z + delta
+}
+""",
+        fixed="""\
+method m(r: int = 8) {
+    param A[r, d_x] ~ normal
+    param B[d_h, r] ~ zeros
+    position attn.q
+    function delta = B @ (A @ x)
+    composition h = h + delta
+}
+""",
+    ),
+    Code(
+        "M303",
+        "a reparametrisation that reads `x`",
+        "A composition of `W` or `b` changes a weight, which has no input; `x` is not in "
+        "scope there.",
+        example="""\
+method m(r: int = 8) {
+    param A[r, d_x] ~ normal
+    param B[d_h, r] ~ zeros
+    position attn.q
+    function delta = B @ (A @ x)
+    composition W = W + delta
+}
+""",
+        fixed="""\
+method m(r: int = 8) {
+    param A[r, d_x] ~ normal
+    param B[d_h, r] ~ zeros
+    position attn.q
+    function delta = B @ (A @ x)
+    composition h = h + delta
+}
+""",
+    ),
+    Code(
+        "M304",
+        "a method that changes nothing",
+        "A method needs a function or a composition: without either the model computes what "
+        "it did.",
+        example="""\
+method m(r: int = 8) {
+    param A[r, d_x] ~ normal
+    position attn.q
+}
+""",
+        fixed="""\
+method m(r: int = 8) {
+    param A[r, d_x] ~ normal
+    param B[d_h, r] ~ zeros
+    position attn.q
+    function delta = B @ (A @ x)
+}
+""",
+    ),
+    Code(
+        "M305",
+        "an unknown insertion form",
+        "The insertion is `parallel` (the function reads the site's input) or `sequential` "
+        "(it reads the output).",
+        example="""\
+method m(r: int = 8) {
+    param A[r, d_x] ~ normal
+    param B[d_h, r] ~ zeros
+    position attn.q
+    function delta = B @ (A @ x)
+    insertion serial
+}
+""",
+        fixed="""\
+method m(r: int = 8) {
+    param A[r, d_x] ~ normal
+    param B[d_h, r] ~ zeros
+    position attn.q
+    function delta = B @ (A @ x)
+    insertion sequential
+}
+""",
+    ),
+    Code(
+        "M306",
+        "sharing something that is no parameter",
+        "`sharing` ties tensors that the method declares.",
+        example="""\
+method m(r: int = 8) {
+    param A[r, d_x] ~ normal
+    param B[d_h, r] ~ zeros
+    position attn.q
+    function delta = B @ (A @ x)
+    sharing C across model
+}
+""",
+        fixed="""\
+method m(r: int = 8) {
+    param A[r, d_x] ~ normal
+    param B[d_h, r] ~ zeros
+    position attn.q
+    function delta = B @ (A @ x)
+    sharing A across model
+}
+""",
+    ),
+    Code(
+        "M307",
+        "sharing across an unknown axis",
+        "A parameter is shared across the whole `model` or across another axis that the "
+        "message lists.",
+        example="""\
+method m(r: int = 8) {
+    param A[r, d_x] ~ normal
+    param B[d_h, r] ~ zeros
+    position attn.q
+    function delta = B @ (A @ x)
+    sharing A across everything
+}
+""",
+        fixed="""\
+method m(r: int = 8) {
+    param A[r, d_x] ~ normal
+    param B[d_h, r] ~ zeros
+    position attn.q
+    function delta = B @ (A @ x)
+    sharing A across model
+}
+""",
+    ),
+    Code(
+        "M308",
+        "an unknown property in `ensure`",
+        "The message lists the properties that can be ensured.",
+        example="""\
+method m(r: int = 8) {
+    param A[r, d_x] ~ normal
+    param B[d_h, r] ~ zeros
+    position attn.q
+    function delta = B @ (A @ x)
+    ensure mergable
+}
+""",
+        fixed="""\
+method m(r: int = 8) {
+    param A[r, d_x] ~ normal
+    param B[d_h, r] ~ zeros
+    position attn.q
+    function delta = B @ (A @ x)
+    ensure mergeable
+}
+""",
+    ),
+    Code(
+        "M309",
+        "a use with no position",
+        "The method has no `position` of its own, so its use must say `at`.",
+        example="""\
+method m(r: int = 8) {
+    param A[r, d_x] ~ normal
+    param B[d_h, r] ~ zeros
+    function delta = B @ (A @ x)
+}
+
+adapter a {
+    m(r = 4)
+}
+""",
+        fixed="""\
+method m(r: int = 8) {
+    param A[r, d_x] ~ normal
+    param B[d_h, r] ~ zeros
+    function delta = B @ (A @ x)
+}
+
+adapter a {
+    m(r = 4) at attn.q
+}
+""",
+    ),
+    Code(
+        "M310",
+        "a file with nothing to compile",
+        "A spec holds at least one method or adapter; the one to compile is named when there "
+        "are several.",
+        example="""\
+# nothing here yet
+""",
+        fixed="""\
+method m(r: int = 8) {
+    param A[r, d_x] ~ normal
+    param B[d_h, r] ~ zeros
+    position attn.q
+    function delta = B @ (A @ x)
+}
+""",
+    ),
+    Code(
+        "M311",
+        "a change that trains nothing",
+        "A warning: no composition and no penalty reads a parameter, so training would change"
+        " nothing.",
+        example="""\
+method m {
+    position attn.q
+    function delta = 0.1 * h
+}
+""",
+        fixed="""\
+method m {
+    param s[d_h] ~ zeros
+    position attn.q
+    function delta = s * h
+}
+""",
+    ),
+    Code(
+        "M312",
+        "an adapter within itself",
+        "An adapter may use other adapters, but not itself, and not so many that a thousand "
+        "uses result.",
+        example="""\
+adapter a {
+    a()
+}
+""",
+    ),
+    Code(
+        "M313",
+        "a weight read with sequential insertion",
+        "With sequential insertion `d_x` is the size of the site's output, so that nothing "
+        "names the columns of `W[d_h, d_x]`.",
+        example="""\
+method m {
+    param s[d_h] ~ zeros
+    position attn.q
+    insertion sequential
+    composition W = W + s * W
+}
+""",
+        fixed="""\
+method m {
+    param s[d_h] ~ zeros
+    position attn.q
+    composition W = W + s * W
+}
+""",
+    ),
+    Code(
+        "M314",
+        "a change that could be meant for several uses",
+        "`at` and `with`, on a command line or after an adapter that has uses of its own, "
+        "speak of one use.",
+        example="""\
+from lora import lora
+
+adapter inner {
+    lora(r = 4)
+    lora(r = 8) at attn.o
+}
+
+adapter outer {
+    inner() at ffn.up
+}
+""",
+        fixed="""\
+from lora import lora
+
+adapter outer {
+    lora(r = 4) at ffn.up
+    lora(r = 8) at attn.o
+}
+""",
+    ),
+    Code(
+        "M315",
+        "an initial value that reads what is not there yet",
+        "A tensor's initial value may read the site's weights, dimensions and hyper-"
+        "parameters; hidden states, lets and other tensors exist only later.",
+        example="""\
+method m(r: int = 8) {
+    param A[r, d_x] ~ normal
+    param B[d_h, r] ~ W @ transpose(A)
+    position attn.q
+    function delta = B @ (A @ x)
+}
+""",
+        fixed="""\
+method m(r: int = 8) {
+    param A[r, d_x] ~ normal
+    param B[d_h, r] ~ zeros
+    position attn.q
+    function delta = B @ (A @ x)
+}
+""",
+    ),
+    Code(
+        "M316",
+        "a value that varies more than its target",
+        "Keys and values are one set for each row of the batch, the prompt too: a value that "
+        "is one for each token cannot be composed with them.",
+        example="""\
+method m {
+    param s ~ ones
+    position attn.core
+    composition k = s * sum(q) * k
+}
+""",
+        fixed="""\
+method m {
+    param s ~ ones
+    position attn.core
+    composition k = s * k
+}
+""",
+    ),
+)

@@ -1,0 +1,196 @@
+"""S4xx: selectors, roles and sites."""
+
+from peftlang.diagnostics.codes.entry import Code
+
+SITES: tuple[Code, ...] = (
+    Code(
+        "S401",
+        "an unknown role",
+        "A position is a role in the dataflow, or a module path in quotes.",
+        example="""\
+method m(r: int = 8) {
+    param A[r, d_x] ~ normal
+    param B[d_h, r] ~ zeros
+    position attn.query
+    function delta = B @ (A @ x)
+}
+""",
+        fixed="""\
+method m(r: int = 8) {
+    param A[r, d_x] ~ normal
+    param B[d_h, r] ~ zeros
+    position attn.q
+    function delta = B @ (A @ x)
+}
+""",
+    ),
+    Code(
+        "S402",
+        "a selector that matches nothing",
+        "No site of this model is selected. The message lists the nearest roles and paths "
+        "that the model has.",
+        example="`position cross_attn.q` compiled for a decoder-only model.",
+        runs=False,
+    ),
+    Code(
+        "S403",
+        "a position that lacks what the method reads",
+        "The expressions read a name (`W`, `q`, `resid`, …) that the sites at this position "
+        "do not have.",
+        example="""\
+method m(r: int = 8) {
+    param m[d_h] ~ ones
+    position attn
+    composition W = m * W
+}
+""",
+        fixed="""\
+method m(r: int = 8) {
+    param m[d_h] ~ ones
+    position attn.q
+    composition W = m * W
+}
+""",
+    ),
+    Code(
+        "S404",
+        "a layer that does not exist",
+        "A scope names layers past the end of the stack.",
+        example="`attn.q in layers[0..31]` compiled for a model of 12 layers.",
+        runs=False,
+    ),
+    Code(
+        "S405",
+        "a scope that does not exist",
+        "The model has no part of this name: an encoder-only model has no `decoder`.",
+        example="`attn.q in decoder` compiled for BERT.",
+        runs=False,
+    ),
+    Code(
+        "S407",
+        "roles that could not be found",
+        "The model's dataflow does not show the role looked for. Module paths can be used instead.",
+        example="`position attn.q` on a model whose graph has no attention product.",
+        runs=False,
+    ),
+    Code(
+        "S408",
+        "a size that does not fit a site",
+        "A dimension of the method is no whole number at this site, or is zero: `d_x / b` where "
+        "`b` does not divide `d_x`.",
+        example="`oft` with `b = 48` compiled for a model 64 wide.",
+        runs=False,
+    ),
+    Code(
+        "S409",
+        "a shared tensor whose sites differ",
+        "One tensor serves all sites of its axis, so every dimension of it has to be the same "
+        "there.",
+        example="`buffer B[d_h, r] ~ normal shared across model` at `attn.q, attn.v` of a model "
+        "with fewer key heads than query heads.",
+        runs=False,
+    ),
+    Code(
+        "S410",
+        "an attention product that cannot be extended",
+        "The model spells its attention out in a way in which learned keys have no clear meaning.",
+        example="`prefix` compiled for an eager attention that sorts its scores.",
+        runs=False,
+    ),
+    Code(
+        "S411",
+        "keys added elsewhere than in front",
+        "Masks line up with the model's own keys when learned ones come before them.",
+        example="`composition k = concat(k, P_k)`",
+        runs=False,
+    ),
+    Code(
+        "S421",
+        "positions whose values have different types",
+        "A method has one type for each value that it reads from its sites. Where two "
+        "positions differ, it is placed in two uses.",
+        example="""\
+method m {
+    param s ~ ones
+    position attn, attn.core
+    composition h = s * h
+}
+""",
+        fixed="""\
+method m {
+    param s ~ ones
+    composition h = s * h
+}
+
+adapter a {
+    m() at attn
+    m() at attn.core
+}
+""",
+    ),
+    Code(
+        "S422",
+        "a condition that cannot be decided",
+        "`where` compares a size of the site (`d_x`, `d_h`, `d_head`, `heads`, `kv_heads`, "
+        "`layers`, `layer`, `vocab`) with a number; `and` and `or` join comparisons.",
+        example="""\
+method m(r: int = 8) {
+    param A[r, d_x] ~ normal
+    param B[d_h, r] ~ zeros
+    position attn.q where width >= 64
+    function delta = B @ (A @ x)
+}
+""",
+        fixed="""\
+method m(r: int = 8) {
+    param A[r, d_x] ~ normal
+    param B[d_h, r] ~ zeros
+    position attn.q where d_h >= 64
+    function delta = B @ (A @ x)
+}
+""",
+    ),
+    Code(
+        "S423",
+        "a range of no layers",
+        "Both ends are included, and the first comes before the last.",
+        example="""\
+method m(r: int = 8) {
+    param A[r, d_x] ~ normal
+    param B[d_h, r] ~ zeros
+    position attn.q in layers[11..6]
+    function delta = B @ (A @ x)
+}
+""",
+        fixed="""\
+method m(r: int = 8) {
+    param A[r, d_x] ~ normal
+    param B[d_h, r] ~ zeros
+    position attn.q in layers[6..11]
+    function delta = B @ (A @ x)
+}
+""",
+    ),
+    Code(
+        "S424",
+        "scopes that cannot be combined",
+        "Layers are narrowed once, `except` takes away from a whole selector, and the number "
+        "of cases is bounded.",
+        example="""\
+method m(r: int = 8) {
+    param A[r, d_x] ~ normal
+    param B[d_h, r] ~ zeros
+    position attn.q in layers[0..5] in layers[3..8]
+    function delta = B @ (A @ x)
+}
+""",
+        fixed="""\
+method m(r: int = 8) {
+    param A[r, d_x] ~ normal
+    param B[d_h, r] ~ zeros
+    position attn.q in layers[3..5]
+    function delta = B @ (A @ x)
+}
+""",
+    ),
+)

@@ -1,0 +1,15 @@
+"""The one table of the language's functions."""
+
+from peftlang.ir.builtins.arithmetic import ARITHMETIC
+from peftlang.ir.builtins.attention import ATTENTION
+from peftlang.ir.builtins.structured import STRUCTURED
+from peftlang.ir.builtins.table import Builtin, Evaluation, Signature, as_dim
+from peftlang.ir.builtins.tensors import TENSORS
+from peftlang.ir.builtins.training import TRAINING
+
+BUILTINS: dict[str, Builtin] = {
+    entry.name: entry for entry in (*ARITHMETIC, *TENSORS, *STRUCTURED, *ATTENTION, *TRAINING)
+}
+"""Every function and operator by the name that a spec calls it by."""
+
+__all__ = ["BUILTINS", "Builtin", "Evaluation", "Signature", "as_dim"]

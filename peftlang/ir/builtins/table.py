@@ -1,0 +1,164 @@
+"""The shape of one entry in the table of builtins.
+
+An entry holds all that the language knows of a function: its type rule, its meaning, in
+which operands it is linear, and its cost. The meaning is written against the tensor library
+that the caller passes in, so that this table, and all that checks a spec, never loads it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from peftlang.ir.dims import Dim
+from peftlang.ir.expr import Apply, DimValue, Expr, Number, children, names, postorder
+from peftlang.ir.types import Level, Type, TypeFact
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The operands of a call, as a type rule sees them."""
+
+    args: tuple[Expr, ...]
+    keywords: Mapping[str, Expr] = field(default_factory=dict)
+    over: tuple[Dim, ...] = ()
+
+    @property
+    def types(self) -> tuple[Type, ...]:
+        return tuple(arg.type for arg in self.args)
+
+    def dim(self, index: int) -> Dim:
+        """Operand ``index`` read as a dimension: ``reshape(v, d_h, r)``."""
+        found = as_dim(self.args[index])
+        if found is None:
+            raise TypeFact("a dimension is wanted here", code="T211", argument=index,
+                           help="write whole numbers, dimensions, `+ - * /`")  # fmt: skip
+        return found
+
+    def tensor(self, index: int = 0) -> Type:
+        """The type of an operand that has to be a tensor of real or complex numbers.
+
+        Raises:
+            TypeFact: T209, it is a plain number, or it holds whole numbers.
+        """
+        have = self.types[index]
+        if not have.dims and have.level is Level.CONST and not names(self.args[index]):
+            raise TypeFact("a tensor is wanted, and this is a number", code="T209", argument=index)
+        return self.inexact(index)
+
+    def inexact(self, index: int = 0) -> Type:
+        """The type of an operand that may be a number, or a tensor but not of whole numbers."""
+        have = self.types[index]
+        number = not have.dims and have.level is Level.CONST
+        if have.kind in ("int", "bool") and not number:
+            raise TypeFact(f"this holds whole numbers, {have}", code="T209", argument=index,
+                           help="`1.0 * …` makes them real")  # fmt: skip
+        return have
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The operands of a call, as a meaning sees them.
+
+    Attributes:
+        t: The tensor library (``torch``).
+        args: Operands: tensors laid out ``[*implicit, *dims]``, or Python numbers.
+        types: Their types; ``result`` is the call's own.
+        keywords: Evaluated named arguments.
+        size: The concrete size of a dimension at this site.
+        training: Whether the model is in training mode.
+        half: Whether the operands are float16 or bfloat16.
+        site: What the attention product and the token positions answer to.
+    """
+
+    t: Any
+    args: tuple[Any, ...]
+    types: tuple[Type, ...]
+    result: Type
+    keywords: Mapping[str, Any]
+    over: tuple[Dim, ...]
+    size: Callable[[Dim], int]
+    training: bool = False
+    half: bool = False
+    site: Any = None
+
+    def precise(self, value: Any) -> Any:
+        """``value`` in float32 where it is half precision, which some operators refuse."""
+        return value.float() if self.half else value
+
+
+Rule = Callable[[Signature], Type]
+Meaning = Callable[[Evaluation], Any]
+Cost = Callable[[Apply], Dim]
+
+
+@dataclass(frozen=True)
+class Builtin:
+    """One function of the language.
+
+    Attributes:
+        name: As written in a spec; operators have their symbol.
+        signature: How it is called, for messages and for the reference.
+        doc: One sentence for the reference.
+        arity: Fewest and most positional operands.
+        rule: Type of the result; raises ``TypeFact``.
+        meaning: The computation.
+        linear: Operands in which the function is linear when the others are held fixed.
+        jointly: True when it is linear in all of ``linear`` together (``+``), rather than in
+            each alone (``*``).
+        zero: Whether the result is zero when "any" operand of ``linear`` is, when "all" operands
+            are, or "never" for certain (this proves identity at initialisation).
+        cost: Floating-point operations, for one token or one row where the level says so.
+        over: True when a call names the dimensions it works over.
+        keywords: Named arguments it takes.
+        single_precision: Computed in float32 where the operands are half precision.
+        activation: An elementwise function that an ``fn`` hyper-parameter may name.
+        random: Draws random numbers when training.
+    """
+
+    name: str
+    signature: str
+    doc: str
+    arity: tuple[int, int]
+    rule: Rule
+    meaning: Meaning
+    linear: tuple[int, ...] = ()
+    jointly: bool = False
+    zero: Literal["any", "all", "never"] = "never"
+    cost: Cost = lambda call: call.type.size
+    over: bool = False
+    keywords: tuple[str, ...] = ()
+    single_precision: bool = False
+    activation: bool = False
+    random: bool = False
+
+
+def as_dim(expr: Expr) -> Dim | None:
+    """``expr`` as a dimension, or None when it is not built of integers and dimensions.
+
+    Raises:
+        TooComplex: the dimension is past the bounds of `peftlang.ir.dims`.
+        ZeroDivisionError: it divides by zero.
+    """
+    done: dict[int, Dim | None] = {}
+    for node in postorder(expr):
+        below = [done[id(child)] for child in children(node)]
+        done[id(node)] = _as_dim(node, below)
+    return done[id(expr)]
+
+
+def _as_dim(node: Expr, below: list[Dim | None]) -> Dim | None:
+    if isinstance(node, DimValue):
+        return node.dim
+    if isinstance(node, Number):
+        whole = isinstance(node.value, int) and not isinstance(node.value, bool)
+        return Dim.of(int(node.value)) if whole else None
+    known = [dim for dim in below if dim is not None]
+    if not isinstance(node, Apply) or node.op not in _DIM_OPERATORS or len(known) != len(below):
+        return None
+    return _DIM_OPERATORS[node.op](*known)
+
+
+_DIM_OPERATORS: dict[str, Callable[..., Dim]] = {
+    "+": Dim.__add__, "-": Dim.__sub__, "*": Dim.__mul__, "/": Dim.__truediv__,
+    "neg": Dim.__neg__,
+}  # fmt: skip

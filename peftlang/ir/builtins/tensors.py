@@ -1,0 +1,215 @@
+"""Reductions, norms, and changes of shape."""
+
+from collections.abc import Callable
+from typing import Any
+
+from peftlang.ir.builtins.layout import axes, met
+from peftlang.ir.builtins.table import Builtin, Evaluation, Signature
+from peftlang.ir.dims import Dim
+from peftlang.ir.types import Level, Type, TypeFact
+
+
+def _check_over(call: Signature) -> Type:
+    have = call.types[0]
+    for dim in call.over:
+        if have.dims.count(dim) != 1:
+            how = "occurs more than once in" if dim in have.dims else "is not a dimension of"
+            raise TypeFact(f"`{dim}` {how} {have}", code="T207", argument=0,
+                           help=f"name one of {have}")  # fmt: skip
+    return have
+
+
+def _reduced(call: Signature) -> Type:
+    have = _check_over(call)
+    call.inexact()
+    kept = tuple(d for d in have.dims if d not in call.over) if call.over else ()
+    return Type(kept, have.level)
+
+
+def _kept(call: Signature) -> Type:
+    have = _check_over(call)
+    call.tensor()
+    if not call.over:
+        raise TypeFact("which dimension it works over is not said", code="T207",
+                       help=f"add `over` and one of {have}")  # fmt: skip
+    return Type(have.dims, have.level)
+
+
+def _softmax_rule(call: Signature) -> Type:
+    if len(call.over) > 1:
+        raise TypeFact("softmax works over one dimension", code="T207")
+    return _kept(call)
+
+
+def _reduce(call: Evaluation, compute: Callable[[Any, list[int]], Any]) -> Any:
+    """Torch reads an empty list of dimensions as all, those of batch and sequence included."""
+    dims = axes(call.types[0], call.over)
+    return compute(call.args[0], dims) if dims else call.args[0]
+
+
+def _norm(call: Evaluation) -> Any:
+    """The same rounding whatever the strides: a weight kept transposed has the norm of its copy."""
+    norm = call.t.linalg.vector_norm
+    if not axes(call.types[0], call.over):
+        return abs(call.args[0]) if isinstance(call.args[0], int | float) else call.args[0].abs()
+    return _reduce(call, lambda x, dims: norm(x.contiguous(), dim=dims))
+
+
+def _over_one(call: Evaluation) -> int:
+    return axes(call.types[0], call.over)[0]
+
+
+def _standardise(call: Evaluation, *, centre: bool) -> Any:
+    x, dims = call.args[0], axes(call.types[0], call.over)
+    eps = call.keywords.get("eps", 1e-5)
+    if centre:
+        x = x - x.mean(dims, keepdim=True)
+    return x * call.t.rsqrt((x * x).mean(dims, keepdim=True) + eps)
+
+
+def _transpose_rule(call: Signature) -> Type:
+    have = call.types[0]
+    if len(have.dims) < 2:
+        raise TypeFact(f"a matrix is wanted, and this is {have}", code="T209", argument=0)
+    return have.with_dims(*have.dims[:-2], have.dims[-1], have.dims[-2])
+
+
+def _diag_rule(call: Signature) -> Type:
+    have = call.types[0]
+    if len(have.dims) != 1:
+        raise TypeFact(f"a vector is wanted, and this is {have}", code="T209", argument=0)
+    return have.with_dims(have.dims[0], have.dims[0])
+
+
+def _outer_rule(call: Signature) -> Type:
+    a, b = call.tensor(0), call.tensor(1)
+    for index, have in enumerate((a, b)):
+        if not have.dims:
+            raise TypeFact("`outer` is of two tensors, and this has no dimensions", code="T209",
+                           argument=index, help="`*` scales")  # fmt: skip
+    return Type(a.dims + b.dims, max(a.level, b.level))
+
+
+def _outer(call: Evaluation) -> Any:
+    (a, b), (left, right) = call.args, call.types
+    for _ in right.dims:
+        a = a.unsqueeze(-1)
+    if right.level is not Level.CONST:
+        for _ in left.dims:
+            b = b.unsqueeze(-len(right.dims) - 1)
+    a, b = met(a, b, left, right)
+    return a * b
+
+
+def _reshape_rule(call: Signature) -> Type:
+    have = call.tensor()
+    wanted = tuple(call.dim(i) for i in range(1, len(call.args)))
+    result = have.with_dims(*wanted)
+    if have.size != result.size:
+        raise TypeFact(f"{have} has {have.size} elements and {result} has {result.size}",
+                       code="T210", help="the two products must be equal")  # fmt: skip
+    return result
+
+
+def _reshape(call: Evaluation) -> Any:
+    value, have = call.args[0], call.types[0]
+    if not have.dims:
+        return value.unsqueeze(-1).unflatten(-1, [call.size(d) for d in call.result.dims])
+    if len(have.dims) > 1:
+        value = value.flatten(-len(have.dims), -1)
+    if len(call.result.dims) == 1:
+        return value
+    return value.unflatten(-1, [call.size(d) for d in call.result.dims])
+
+
+def _concat_rule(call: Signature) -> Type:
+    first, total = call.types[0], Dim.of(0)
+    level = max(t.level for t in call.types)
+    for index, other in enumerate(call.types):
+        call.inexact(index)
+        if not other.dims or other.dims[1:] != first.dims[1:]:
+            raise TypeFact(
+                f"{other} cannot follow {first}: only the first dimension may differ",
+                code="T209", argument=index)  # fmt: skip
+        total = total + other.dims[0]
+    return Type((total, *first.dims[1:]), level)
+
+
+def _concat(call: Evaluation) -> Any:
+    axis = -len(call.result.dims)
+    fullest = (
+        value
+        for value, have in zip(call.args, call.types, strict=True)
+        if have.level is call.result.level and have.level is not Level.CONST
+    )
+    batched = next(fullest, None)
+    if batched is None:
+        return call.t.cat(list(call.args), dim=axis)
+    parts = []
+    for value, have in zip(call.args, call.types, strict=True):
+        if have.level is not call.result.level:
+            value = value.unsqueeze(1) if have.level is Level.EXAMPLE else value
+            value = _spread(call, value, batched, axis)
+        parts.append(value)
+    return call.t.cat(parts, dim=axis)
+
+
+def _spread(call: Evaluation, value: Any, like: Any, axis: int) -> Any:
+    """Repeat a value over the implicit dimensions that ``like`` has and it lacks."""
+    return value + call.t.zeros_like(like.narrow(axis, 0, 1))
+
+
+def _index_rule(call: Signature) -> Type:
+    have, at = call.types
+    if not have.dims or have.level is not Level.CONST:
+        what = "has no dimensions" if not have.dims else "is not the same for every input"
+        raise TypeFact(f"this {what}, so it cannot be indexed", code="T209", argument=0)
+    if at.kind != "int":
+        raise TypeFact(f"{have} is indexed by whole numbers", code="T209",
+                       help="declare it as `input name : index(n)`")  # fmt: skip
+    return Type(at.dims + have.dims[1:], at.level, have.kind)
+
+
+def _index(call: Evaluation) -> Any:
+    table, at = call.args
+    if isinstance(at, int) or len(call.types[0].dims) != 2:
+        return table[at]
+    return call.t.nn.functional.embedding(at, table)
+
+
+TENSORS = (
+    Builtin("sum", "sum(x, over d)", "Sum over the named dimensions, or over all.", (1, 1),
+            _reduced, lambda c: _reduce(c, lambda x, dims: x.sum(dims)), linear=(0,),
+            zero="all", over=True),
+    Builtin("mean", "mean(x, over d)", "Mean over the named dimensions, or over all.", (1, 1),
+            _reduced, lambda c: _reduce(c, lambda x, dims: x.mean(dims)), linear=(0,),
+            zero="all", over=True),
+    Builtin("max", "max(x, over d)", "Largest element over the named dimensions, or over all.",
+            (1, 1), _reduced, lambda c: _reduce(c, lambda x, dims: x.amax(dims)), zero="all",
+            over=True),
+    Builtin("norm", "norm(x, over d)", "Euclidean norm over the named dimensions, or over all.",
+            (1, 1), _reduced, _norm, zero="all", over=True),
+    Builtin("softmax", "softmax(x, over d)", "Softmax over the named dimension.", (1, 1),
+            _softmax_rule, lambda c: c.t.softmax(c.args[0], dim=_over_one(c)), over=True),
+    Builtin("layer_norm", "layer_norm(x, over d, eps = 1e-5)", "Zero mean and unit variance "
+            "over the named dimension, without gain or shift.", (1, 1), _kept,
+            lambda c: _standardise(c, centre=True), over=True, keywords=("eps",)),
+    Builtin("rms_norm", "rms_norm(x, over d, eps = 1e-5)", "Unit mean square over the named "
+            "dimension, without gain.", (1, 1), _kept,
+            lambda c: _standardise(c, centre=False), over=True, keywords=("eps",)),
+    Builtin("transpose", "transpose(M)", "The last two dimensions exchanged.", (1, 1),
+            _transpose_rule, lambda c: c.args[0].transpose(-1, -2), linear=(0,), zero="all",
+            cost=lambda c: Dim.of(0)),
+    Builtin("diag", "diag(v)", "The square matrix with a vector on its diagonal.", (1, 1),
+            _diag_rule, lambda c: c.t.diag_embed(c.args[0]), linear=(0,), zero="all"),
+    Builtin("outer", "outer(a, b)", "All products of an element of each, dimensions in order.",
+            (2, 2), _outer_rule, _outer, linear=(0, 1), zero="any"),
+    Builtin("reshape", "reshape(x, d, ...)", "The same elements, in order, under other "
+            "dimensions.", (2, 9), _reshape_rule, _reshape, linear=(0,), zero="all",
+            cost=lambda c: Dim.of(0)),
+    Builtin("concat", "concat(a, b, ...)", "One after the other along the first dimension.",
+            (2, 16), _concat_rule, _concat, linear=tuple(range(16)), jointly=True, zero="all",
+            cost=lambda c: Dim.of(0)),
+    Builtin("index", "x[i]", "The rows of `x` that `i` names.", (2, 2), _index_rule, _index,
+            linear=(0,), zero="all", cost=lambda c: Dim.of(0)),
+)  # fmt: skip

@@ -1,0 +1,204 @@
+"""Methods and adapters: the five dimensions as typed expressions."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from peftlang.ir.dims import Dim
+from peftlang.ir.expr import Expr, Rewriter, Scalar, substitute
+from peftlang.ir.selector import Frozen, Selector
+
+Axis = Literal["model", "stack", "layers", "roles"]
+"""Who shares: every site of the model; of one stack of layers; the sites with one role, across
+layers; the sites of one layer, across roles."""
+
+
+class HyperParameter(Frozen):
+    """A hyper-parameter of a method or adapter.
+
+    Attributes:
+        kind: int, float, bool, str, or fn (the name of an activation).
+        default: Value when the caller gives none; None means that one must be given.
+    """
+
+    name: str
+    kind: Literal["int", "float", "bool", "str", "fn"]
+    default: Scalar | None = None
+    span: tuple[int, int] | None = None
+
+
+class Init(Frozen):
+    """How a tensor starts.
+
+    Attributes:
+        name: An entry of the table of initialisers, or None when ``expression`` gives it.
+        args: Positional arguments.
+        keywords: Named arguments.
+        expression: An expression of W, b and dimensions, e.g. ``norm(W, over d_x)``.
+    """
+
+    name: str | None = None
+    args: tuple[Expr, ...] = ()
+    keywords: tuple[tuple[str, Expr], ...] = ()
+    expression: Expr | None = None
+
+
+class TensorDef(Frozen):
+    """A ``param`` (trainable) or ``buffer`` (frozen) of a method.
+
+    Attributes:
+        shared: The axis across which one tensor serves many sites; None for one per site.
+        kind: float, or int for index sets.
+    """
+
+    name: str
+    dims: tuple[Dim, ...]
+    init: Init
+    trainable: bool
+    shared: Axis | None = None
+    kind: Literal["float", "int"] = "float"
+    span: tuple[int, int] | None = None
+
+
+class InputDef(Frozen):
+    """A value that the caller supplies at run time.
+
+    Attributes:
+        kind: float, int, or index (a whole number in ``[0, limit)``).
+        dims: Its own dimensions; one per row of the batch, or one for the whole batch.
+    """
+
+    name: str
+    dims: tuple[Dim, ...]
+    kind: Literal["float", "int", "index"]
+    limit: Dim | None = None
+    span: tuple[int, int] | None = None
+
+
+class Composition(Frozen):
+    """``composition TARGET = value``: how the change meets the target."""
+
+    target: Literal["h", "x", "q", "k", "v", "W", "b"]
+    value: Expr
+    span: tuple[int, int] | None = None
+
+
+class Contract(Frozen):
+    """One ``ensure`` property, type-checked; deciding it is another stage's work.
+
+    Attributes:
+        property: identity_at_init, mergeable, trainable, rank, orthogonal, symmetric,
+            equivalent, causal, token_local.
+        subject: The expression it speaks of, for rank, orthogonal and symmetric.
+        relation: The comparison, for ``trainable == e`` and ``rank(e) <= e``.
+        bound: Its right-hand side.
+        method: The name of the other method, for ``equivalent``.
+        arguments: Its arguments.
+    """
+
+    property: str
+    subject: Expr | None = None
+    relation: Literal["==", "<=", ">=", "<", ">"] | None = None
+    bound: Expr | None = None
+    method: str | None = None
+    arguments: tuple[tuple[str, Expr], ...] = ()
+    text: str = ""
+    span: tuple[int, int] | None = None
+
+
+class Method(Frozen):
+    """A method: its hyper-parameters and tensors, and its five dimensions.
+
+    The function is inlined in the compositions (``lets`` and the function's name are shared
+    nodes of one DAG); ``function`` keeps it for display and analysis.
+    """
+
+    name: str
+    doc: str = ""
+    hypers: tuple[HyperParameter, ...] = ()
+    tensors: tuple[TensorDef, ...] = ()
+    inputs: tuple[InputDef, ...] = ()
+    lets: tuple[tuple[str, Expr], ...] = ()
+    function: tuple[str, Expr] | None = None
+    position: Selector | None = None
+    insertion: Literal["parallel", "sequential"] = "parallel"
+    compositions: tuple[Composition, ...] = ()
+    penalties: tuple[Expr, ...] = ()
+    contracts: tuple[Contract, ...] = ()
+    text: dict[str, str] = Field(default_factory=dict)
+    """Source text of each dimension's clause (function, position, composition, sharing …)."""
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return tuple(c.target for c in self.compositions)
+
+
+class Use(Frozen):
+    """One method placed by an adapter: overridden dimensions already applied, arguments fixed.
+
+    Attributes:
+        method: The method with its clauses as this use has them.
+        args: Value of every hyper-parameter.
+        selector: Where.
+        label: Unique name within the adapter: the method's, numbered when used twice.
+    """
+
+    method: Method
+    args: dict[str, Scalar]
+    selector: Selector
+    label: str
+
+
+class Adapter(Frozen):
+    """What is compiled, trained and saved: uses with every argument fixed.
+
+    Attributes:
+        name: The adapter's name in the spec.
+        args: Value of every hyper-parameter of the adapter itself.
+        train: Base parameters to unfreeze.
+        source: A self-contained spec text with all arguments fixed; it reproduces this adapter.
+    """
+
+    name: str
+    doc: str = ""
+    args: dict[str, Scalar] = Field(default_factory=dict)
+    uses: tuple[Use, ...] = ()
+    train: tuple[Selector, ...] = ()
+    source: str = ""
+
+
+def fixed(method: Method, args: dict[str, Scalar]) -> Method:
+    """``method`` with float, bool, str and fn hyper-parameters replaced by their values.
+
+    Integer hyper-parameters remain symbols of dimensions; bind them with the site's sizes.
+    """
+    rewrite = substitute(args)
+    return method.model_copy(
+        update={
+            "tensors": tuple(
+                d.model_copy(update={"init": _fixed_init(d.init, rewrite)}) for d in method.tensors
+            ),
+            "lets": tuple((name, rewrite(value)) for name, value in method.lets),
+            "function": method.function and (method.function[0], rewrite(method.function[1])),
+            "compositions": tuple(
+                c.model_copy(update={"value": rewrite(c.value)}) for c in method.compositions
+            ),
+            "penalties": tuple(map(rewrite, method.penalties)),
+            "contracts": tuple(_fixed_contract(c, rewrite) for c in method.contracts),
+        }
+    )
+
+
+def _fixed_contract(contract: Contract, rewrite: Rewriter) -> Contract:
+    subject = contract.subject and rewrite(contract.subject)
+    arguments = tuple((name, rewrite(value)) for name, value in contract.arguments)
+    return contract.model_copy(update={"subject": subject, "arguments": arguments})
+
+
+def _fixed_init(init: Init, rewrite: Rewriter) -> Init:
+    return Init(
+        name=init.name,
+        args=tuple(map(rewrite, init.args)),
+        keywords=tuple((key, rewrite(value)) for key, value in init.keywords),
+        expression=None if init.expression is None else rewrite(init.expression),
+    )

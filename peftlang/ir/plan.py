@@ -1,0 +1,163 @@
+"""The plan: which tensors exist, which placements use them, and on which sites."""
+
+from functools import cached_property
+from typing import Any
+
+from pydantic import Field
+
+from peftlang.ir.expr import Scalar
+from peftlang.ir.method import Adapter, Use
+from peftlang.ir.selector import Frozen
+
+TRAINED = "trained"
+"""Label of the groups that are copies of base parameters, for ``train`` clauses."""
+
+
+class Rows(Frozen):
+    """The rows of a fused projection that make one role.
+
+    Attributes:
+        runs: ``(start, stop, step)`` ranges in the order in which the role's own features come.
+        size: Number of rows of the whole projection.
+    """
+
+    runs: tuple[tuple[int, int, int], ...]
+    size: int
+
+    @property
+    def indices(self) -> list[int]:
+        return [i for start, stop, step in self.runs for i in range(start, stop, step)]
+
+    @property
+    def count(self) -> int:
+        return sum(len(range(*run)) for run in self.runs)
+
+    @property
+    def contiguous(self) -> tuple[int, int] | None:
+        """(start, stop) when the rows are one unbroken run."""
+        if len(self.runs) == 1 and self.runs[0][2] == 1:
+            return self.runs[0][:2]
+        return None
+
+
+class Site(Frozen):
+    """One place of a model where a method can act, found by dataflow.
+
+    Attributes:
+        id: Unique: module path, ``#`` and the role.
+        role: A position of the language.
+        path: Module path of the owner; "" for the root.
+        stack: Path of the list of layers that it lives in.
+        side: ``encoder``, ``decoder``, or the name of a tower.
+        layer: Index in the stack.
+        weight: Qualified name of W in the root model.
+        bias: Qualified name of b.
+        transposed: W is stored ``[d_x, d_h]`` rather than ``[d_h, d_x]``.
+        rows: Rows of a fused projection; None for all.
+        anchors: Parameters whose use in a graph means that this site runs there.
+        dims: Sizes: d_x, d_h, heads, kv_heads, d_head, layers, vocab, where they exist.
+    """
+
+    id: str
+    role: str
+    path: str = ""
+    stack: str | None = None
+    side: str | None = None
+    layer: int | None = None
+    weight: str | None = None
+    bias: str | None = None
+    transposed: bool = False
+    rows: Rows | None = None
+    anchors: tuple[str, ...] = ()
+    dims: dict[str, int] = Field(default_factory=dict)
+
+
+class ParamGroup(Frozen):
+    """One tensor and every place that uses it.
+
+    Attributes:
+        name: Key in the adapter's parameters; dots separate label, place and tensor name.
+        tensor: Name of the tensor in its method.
+        shape: Sizes.
+        trainable: False for buffers.
+        kind: float or int.
+        members: ``(placement label, site id)`` of every use.
+    """
+
+    name: str
+    tensor: str
+    shape: tuple[int, ...]
+    trainable: bool
+    kind: str = "float"
+    members: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def count(self) -> int:
+        total = 1
+        for size in self.shape:
+            total *= size
+        return total
+
+
+class Placement(Frozen):
+    """One use of a method, resolved to sites.
+
+    Attributes:
+        label: Name of the use within the adapter.
+        method: The method's name.
+        args: Value of every hyper-parameter.
+        selector: The selector's text.
+        sites: Ids of the sites, in model order.
+        tensors: For each site, which group holds each of the method's tensors.
+    """
+
+    label: str
+    method: str
+    args: dict[str, Scalar]
+    selector: str
+    sites: tuple[str, ...]
+    tensors: dict[str, dict[str, str]] = Field(default_factory=dict)
+
+
+class Plan(Frozen):
+    """An adapter resolved against a model.
+
+    Serialises to JSON without the expressions; the spec's source reproduces those.
+
+    Attributes:
+        adapter: Name of the adapter in the spec.
+        sites: Every site in use, by id.
+        placements: In the order in which they act.
+        groups: Every tensor, by name.
+        train: Base parameters that train, with their shapes; the adapter has its own copy of each.
+    """
+
+    adapter: str
+    sites: dict[str, Site]
+    placements: tuple[Placement, ...]
+    groups: dict[str, ParamGroup] = Field(default_factory=dict)
+    train: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    spec: Adapter | None = Field(default=None, exclude=True, repr=False)
+
+    @cached_property
+    def uses(self) -> dict[str, Use]:
+        """The use behind each placement's label."""
+        return {use.label: use for use in self.spec.uses} if self.spec else {}
+
+    @property
+    def trainable(self) -> int:
+        """Number of trainable numbers, copies of base parameters included."""
+        return sum(g.count for g in self.groups.values() if g.trainable)
+
+    def graph(self) -> Any:
+        """A networkx digraph: groups to placements to sites."""
+        import networkx as nx
+
+        graph = nx.DiGraph()
+        for placement in self.placements:
+            for site in placement.sites:
+                graph.add_edge(("placement", placement.label), ("site", site))
+        for group in self.groups.values():
+            for label, _ in group.members:
+                graph.add_edge(("group", group.name), ("placement", label))
+        return graph

@@ -1,0 +1,70 @@
+"""The positions of the language, and the type of every name in scope at each."""
+
+from peftlang.ir.dims import Dim
+from peftlang.ir.types import Level, Type
+
+
+def _token(*dims: str) -> Type:
+    return Type(tuple(map(Dim.of, dims)), Level.TOKEN)
+
+
+def _example(*dims: str) -> Type:
+    return Type(tuple(map(Dim.of, dims)), Level.EXAMPLE)
+
+
+def _weight(*dims: str) -> Type:
+    return Type(tuple(map(Dim.of, dims)))
+
+
+Scope = dict[str, Type]
+
+PROJECTION: Scope = {
+    "x": _token("d_x"),
+    "h": _token("d_h"),
+    "W": _weight("d_h", "d_x"),
+    "b": _weight("d_h"),
+}
+SUBLAYER: Scope = {"x": _token("d_x"), "h": _token("d_h"), "resid": _token("d_h")}
+BLOCK: Scope = {"x": _token("d_x"), "h": _token("d_h")}
+CORE: Scope = {
+    "x": _token("d_x"),
+    "q": _token("heads", "d_head"),
+    "k": _example("keys", "kv_heads", "d_head"),
+    "v": _example("keys", "kv_heads", "d_head"),
+    "h": _token("heads", "d_head"),
+}
+ACTIVATION: Scope = {"h": _token("d_h")}
+NORM: Scope = {
+    "x": _token("d_x"),
+    "h": _token("d_h"),
+    "W": _weight("d_h"),
+    "b": _weight("d_h"),
+}
+EMBED: Scope = {"h": _token("d_h"), "W": _weight("vocab", "d_h")}
+PROMPT: Scope = {"h": _example("tokens", "d_h")}
+
+POSITIONS: dict[str, Scope] = {
+    **{f"{kind}.{part}": PROJECTION for kind in ("attn", "cross_attn") for part in "qkvo"},
+    **{f"ffn.{part}": PROJECTION for part in ("up", "gate", "down")},
+    "head": PROJECTION,
+    "linear": PROJECTION,
+    "attn": SUBLAYER,
+    "cross_attn": SUBLAYER,
+    "ffn": SUBLAYER,
+    "block": BLOCK,
+    "attn.core": CORE,
+    "cross_attn.core": CORE,
+    "ffn.act": ACTIVATION,
+    "norm": NORM,
+    "embed": EMBED,
+    "prompt": PROMPT,
+}
+"""Every position by name, with the type of each name that an expression may use there.
+
+With sequential insertion ``x`` is the site's output, and ``d_x`` is its size.
+"""
+
+SITE_DIMS = frozenset(
+    {"d_x", "d_h", "d_head", "heads", "kv_heads", "layers", "layer", "vocab", "keys", "tokens"}
+)
+"""Names of dimensions that a site brings; ``layer`` is the site's own index, a number."""

@@ -1,0 +1,56 @@
+"""Which tensors are one and the same at several sites."""
+
+from typing import cast, get_args
+
+from peftlang.diagnostics import Source, did_you_mean
+from peftlang.ir.method import Axis
+from peftlang.lower.clauses import Clauses
+from peftlang.lower.report import Place, Report
+from peftlang.syntax import nodes as n
+
+AXES: tuple[str, ...] = get_args(Axis)
+
+
+def shared_axes(clauses: Clauses, report: Report) -> dict[str, Axis]:
+    """The axis of every tensor that is shared, from declarations and ``sharing`` clauses.
+
+    Reports M306 for a name that is no tensor, M307 for an unknown axis, and M301 for a tensor
+    whose axis is said twice.
+    """
+    found: dict[str, Axis] = {}
+    tensors = {entry.node.name.text for entry in clauses.tensors}
+    for entry in clauses.tensors:
+        if entry.node.shared is not None and clauses.shared_inline:
+            _share(found, entry.node.name, entry.node.shared, entry.source, report)
+    for sharing in clauses.sharings:
+        axis = sharing.node.axis
+        if axis is None:
+            if len(clauses.sharings) > 1 or found:
+                report.error("M301", "`sharing none` stands beside tensors that are shared",
+                             sharing.place, help="leave it out")  # fmt: skip
+            continue
+        for ident in sharing.node.names:
+            if ident.text not in tensors:
+                report.error(
+                    "M306", f"`{ident.text}` is not a tensor of this method",
+                    Place(sharing.source, ident.span), help=did_you_mean(ident.text, tensors),
+                )  # fmt: skip
+                continue
+            _share(found, ident, axis, sharing.source, report)
+    return found
+
+
+def _share(
+    found: dict[str, Axis], ident: n.Ident, axis: n.Ident, source: Source, report: Report
+) -> None:
+    if axis.text not in AXES:
+        report.error(
+            "M307", f"`{axis.text}` is not something to share across", Place(source, axis.span),
+            help=did_you_mean(axis.text, AXES) or f"there are {', '.join(AXES)}",
+        )  # fmt: skip
+        return
+    if ident.text in found:
+        report.error("M301", f"the sharing of `{ident.text}` is said twice",
+                     Place(source, ident.span))  # fmt: skip
+        return
+    found[ident.text] = cast("Axis", axis.text)

@@ -1,0 +1,188 @@
+"""Merging: a plain base model that does what the adapted one does."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from peftlang.diagnostics import PeftError
+from peftlang.passes.fold import Folded, Unfoldable, fold
+from peftlang.passes.neighbours import neighbours
+from peftlang.pipeline import survey
+from peftlang.runtime import adapted as state
+from peftlang.runtime.adapted import Adapted, AdapterRecord
+from peftlang.runtime.store import STORE, AdapterTensors
+
+Model = TypeVar("Model", bound=nn.Module)
+
+MERGED = "_peftlang_merged"
+
+
+class NotMergeable(PeftError):
+    """Some change is no change of weights.
+
+    Attributes:
+        sites: Each site that cannot be folded, with the method and the reason.
+    """
+
+    def __init__(self, sites: list[Unfoldable]) -> None:
+        first, count = sites[0], len(sites)
+        more = f" (and {count - 1} more)" if count > 1 else ""
+        super().__init__(
+            f"`{first.method}` at {first.site.id} cannot be merged: {first.reason}{more}",
+            code="R513",
+            help="`peftlang.why_not_mergeable(model)` lists every site; keep the adapter, or "
+            "place the method where its change is one of weights",
+        )
+        self.sites = sites
+
+
+@dataclass(frozen=True)
+class Merge:
+    """What a merge did.
+
+    Attributes:
+        adapters: Names of the adapters that were merged.
+        rounding: Largest difference between the merged weight as computed and as stored, by
+            parameter, absolute; what the base's number type cost.
+    """
+
+    adapters: tuple[str, ...]
+    rounding: dict[str, float]
+
+
+@dataclass
+class _Kept:
+    report: Merge
+    parameters: dict[str, Tensor]
+    records: dict[str, AdapterRecord]
+    tensors: dict[str, AdapterTensors]
+    owner: Adapted
+
+
+def why_not_mergeable(model: nn.Module, example_inputs: Any = None) -> list[Unfoldable]:
+    """Every site of the active adapters that cannot be folded into weights; empty if all can.
+
+    Raises:
+        PeftError: R505, the model has no adapter.
+    """
+    return _folded(state.of(model), example_inputs).refused
+
+
+def merge(model: Model, *, keep: bool = False, example_inputs: Any = None) -> Model:
+    """Fold the active adapters into the base's weights, in place; no trace of them remains.
+
+    Weights are computed in float64 and stored in the base's own number type.
+
+    Args:
+        model: An adapted model, in any mode; what is merged is its behaviour in eval mode.
+        keep: Remember the base's weights and the adapters, for ``unmerge``.
+        example_inputs: As for ``compile``.
+
+    Returns:
+        ``model``, a plain model of its class.
+
+    Raises:
+        NotMergeable: R513, with every site that cannot be folded; the model is unchanged.
+        PeftError: R505, the model has no adapter.
+    """
+    owner = state.of(model)
+    folded = _folded(owner, example_inputs)
+    if folded.refused:
+        raise NotMergeable(folded.refused)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    kept = _Kept(
+        Merge(owner.active, folded.rounding),
+        {n: parameters[n].detach().clone() for n in folded.parameters} if keep else {},
+        dict(owner.records),
+        {n: owner.tensors(n) for n in owner.records},
+        owner,
+    )
+    for name in list(owner.records):
+        owner.remove(name)
+    with torch.no_grad():
+        for name, value in folded.parameters.items():
+            parameters[name].copy_(value)
+    if keep:
+        model.__dict__[MERGED] = kept
+    return model
+
+
+def unmerge(model: Model) -> Model:
+    """Undo ``merge(model, keep=True)``: the base's weights bit for bit, and its adapters.
+
+    Raises:
+        PeftError: R514, nothing was kept to undo.
+    """
+    kept = model.__dict__.pop(MERGED, None)
+    if not isinstance(kept, _Kept):
+        raise _nothing_kept()
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    with torch.no_grad():
+        for name, value in kept.parameters.items():
+            parameters[name].copy_(value)
+    model.__dict__[state.STATE] = kept.owner
+    state.freeze(model)
+    for name, record in kept.records.items():
+        kept.owner.add(name, record, kept.tensors[name])
+    kept.owner.activate(kept.report.adapters)
+    return model
+
+
+def last_merge(model: nn.Module) -> Merge:
+    """What ``merge(model, keep=True)`` did: adapters, and the rounding of each parameter.
+
+    Raises:
+        PeftError: R514, nothing was kept.
+    """
+    kept = model.__dict__.get(MERGED)
+    if not isinstance(kept, _Kept):
+        raise _nothing_kept()
+    return kept.report
+
+
+def _nothing_kept() -> PeftError:
+    return PeftError(
+        "there is no merge to undo",
+        code="R514",
+        help="merge with keep=True, or load the base and the saved adapter again",
+    )
+
+
+def _folded(owner: Adapted, example_inputs: Any) -> Folded:
+    root = owner.root
+    with _in_eval(root):
+        surveyed = survey(root, example_inputs)
+    parameters = {
+        name: value for name, value in root.named_parameters() if not name.startswith(f"{STORE}.")
+    }
+    near = neighbours(surveyed.graphs, surveyed.sites)
+    with torch.no_grad():
+        return fold(owner.active_plans(), parameters, owner.slot, near, _tied(root))
+
+
+def _tied(root: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Modules that hold each parameter, where there are several."""
+    first: dict[int, str] = {}
+    holders: dict[str, list[str]] = {}
+    for path, module in root.named_modules():
+        if path.startswith(STORE):
+            continue
+        for leaf, parameter in module.named_parameters(recurse=False):
+            name = first.setdefault(id(parameter), f"{path}.{leaf}" if path else leaf)
+            holders.setdefault(name, []).append(path)
+    return {name: tuple(paths) for name, paths in holders.items() if len(paths) > 1}
+
+
+@contextmanager
+def _in_eval(root: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in root.modules()]
+    root.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -1,0 +1,330 @@
+"""The adapted model: which adapters it has, which act, and how a call reaches them."""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peftlang.capture import RECOMPILE_LIMIT, ModelNames
+from peftlang.diagnostics import PeftError, did_you_mean
+from peftlang.ir.method import InputDef
+from peftlang.ir.plan import Plan, Site
+from peftlang.passes.rewriting import ActivePlan, Rewriting
+from peftlang.runtime.backend import GraphBackend
+from peftlang.runtime.calls import before_call
+from peftlang.runtime.conditions import checked
+from peftlang.runtime.doors import DOOR, Door, close_door, open_door
+from peftlang.runtime.generation import prepare_generation
+from peftlang.runtime.store import STORE, AdapterTensors
+
+STATE = "_peftlang"
+
+
+@dataclass(frozen=True)
+class AdapterRecord:
+    """One adapter on a model.
+
+    Attributes:
+        plan: What goes where.
+        seed: Seed of its tensors.
+        model_name: Identity of the base as the caller named it, for the saved folder.
+    """
+
+    plan: Plan
+    seed: int
+
+
+class Adapted:
+    """The adapters of one model, and the switchboard that its doors ask.
+
+    Attributes:
+        root: The model.
+        records: Adapters by name, in the order in which they were added.
+        active: Names of those that act, in the order in which they act.
+        enabled: False inside ``peftlang.disabled``.
+        inside: True while a door's compiled function runs: graphs that Dynamo records now
+            come to our backend.
+        variant: A string that is different for different sets of active adapters; Dynamo
+            guards on it.
+        inputs: Values that the caller supplied, by input name.
+        given: Values that belong to the call at hand, by slot name.
+    """
+
+    def __init__(
+        self,
+        root: nn.Module,
+        rewrite: Callable[[Rewriting], None],
+        *,
+        inner: str | Callable[..., Any],
+        recompile_limit: int = RECOMPILE_LIMIT,
+    ) -> None:
+        self.root, self.rewrite, self.inner = root, rewrite, inner
+        self.recompile_limit = recompile_limit
+        self.records: dict[str, AdapterRecord] = {}
+        self.active: tuple[str, ...] = ()
+        self.enabled, self.inside, self.variant = True, False, ""
+        self.inputs: dict[str, Tensor] = {}
+        self.given: dict[str, Tensor] = {}
+        self.backend = GraphBackend(self)
+        self._was_trainable = {n: p.requires_grad for n, p in root.named_parameters()}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Adapted":
+        """A copy for the copied model; what was compiled for this one stays with this one."""
+        root = copy.deepcopy(self.root, memo)
+        if id(self) in memo:
+            return memo[id(self)]  # type: ignore[no-any-return]
+        twin = object.__new__(Adapted)
+        memo[id(self)] = twin
+        twin.__dict__.update(self.__dict__)
+        twin.root, twin.records = root, dict(self.records)
+        twin.inside, twin.inputs, twin.given = False, dict(self.inputs), {}
+        twin.backend = GraphBackend(twin)
+        return twin
+
+    def __reduce__(self) -> Any:
+        raise PeftError(
+            "an adapted model cannot be pickled: what is compiled for it stays in this process",
+            code="R509",
+            help="use peftlang.save(model, folder), or torch.save(model.state_dict(), file)",
+        )
+
+    @property
+    def switched_on(self) -> bool:
+        return self.enabled and bool(self.active)
+
+    @property
+    def store(self) -> nn.ModuleDict:
+        found = self.root._modules[STORE]
+        assert isinstance(found, nn.ModuleDict)
+        return found
+
+    def tensors(self, name: str) -> AdapterTensors:
+        found = self.store[name]
+        assert isinstance(found, AdapterTensors)
+        return found
+
+    def add(self, name: str, record: AdapterRecord, tensors: AdapterTensors) -> None:
+        """Put an adapter on the model, and let it act besides those that do already."""
+        if STORE not in self.root._modules:
+            self.root.add_module(STORE, nn.ModuleDict())
+        self.store[name] = tensors
+        tensors.train(self.root.training)
+        self.records[name] = record
+        for path in door_paths(self.root, record.plan):
+            open_door(self.root.get_submodule(path), self, path)
+        prepare_generation(self)
+        self.activate((*self.active, name))
+
+    def remove(self, name: str) -> None:
+        """Take an adapter off the model; with the last one the model is as it was."""
+        self.require(name)
+        self.activate(tuple(n for n in self.active if n != name))
+        del self.store[name]
+        del self.records[name]
+        needed = {p for r in self.records.values() for p in door_paths(self.root, r.plan)}
+        for path, module in self.root.named_modules():
+            if DOOR in module.__dict__ and path not in needed:
+                close_door(module)
+        prepare_generation(self)
+        if not self.records:
+            del self.root._modules[STORE]
+            del self.root.__dict__[STATE]
+            for parameter_name, parameter in self.root.named_parameters():
+                parameter.requires_grad_(self._was_trainable.get(parameter_name, True))
+
+    def activate(self, names: Iterable[str]) -> None:
+        """Let exactly these adapters act, in this order.
+
+        Raises:
+            PeftError: R504, there is no adapter of that name.
+        """
+        chosen = tuple(dict.fromkeys(names))
+        for name in chosen:
+            self.require(name)
+        self.active = chosen
+        self.variant = "+".join(chosen)
+
+    def require(self, name: str) -> AdapterRecord:
+        """The adapter of that name, or R504."""
+        if name not in self.records:
+            raise PeftError(
+                f"the model has no adapter `{name}`",
+                code="R504",
+                help=did_you_mean(name, self.records) or "it has " + ", ".join(self.records),
+            )
+        return self.records[name]
+
+    def active_plans(self) -> tuple[ActivePlan, ...]:
+        return tuple(ActivePlan(name, self.records[name].plan) for name in self.active)
+
+    def active_sites(self) -> dict[str, Site]:
+        """Every site that the active adapters use."""
+        return {k: s for n in self.active for k, s in self.records[n].plan.sites.items()}
+
+    def active_parameters(self) -> set[str]:
+        """Parameters of the base by which the active adapters' sites are known, or that train."""
+        plans = [self.records[name].plan for name in self.active]
+        found = {name for plan in plans for name in plan.train}
+        return found.union(*(site_parameters(s) for p in plans for s in p.sites.values()))
+
+    def owned_by(self, path: str) -> list[str]:
+        """Sites of the active adapters, and parameters that they train, of one module itself."""
+        plans = [self.records[name].plan for name in self.active]
+        found = [
+            site.id
+            for plan in plans
+            for site in plan.sites.values()
+            if site.role != "prompt" and path in {site.path, owner_of(site.weight or "?.")}
+        ]
+        return found + [n for plan in plans for n in plan.train if owner_of(n) == path]
+
+    def declared_inputs(self) -> dict[str, tuple[InputDef, dict[str, int]]]:
+        """Inputs of the active adapters by name, with the sizes of their hyper-parameters."""
+        found: dict[str, tuple[InputDef, dict[str, int]]] = {}
+        for name in self.active:
+            for use in self.records[name].plan.uses.values():
+                sizes = {k: v for k, v in use.args.items() if isinstance(v, int)}
+                found.update({entry.name: (entry, sizes) for entry in use.method.inputs})
+        return found
+
+    def checked_inputs(self, values: Mapping[str, Any]) -> dict[str, Tensor]:
+        """``values`` as tensors that fit what the active adapters declare, or R512."""
+        return checked(self, values)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's first parameter is."""
+        return next(self.root.parameters()).device
+
+    def names(self) -> ModelNames:
+        """Names of the base's own objects, adapters left out."""
+        return ModelNames.of(self.root)
+
+    def slot(self, name: str) -> Tensor:
+        """Current value of one slot.
+
+        Raises:
+            PeftError: R503, it is an input that the caller has not supplied.
+        """
+        if name.startswith("input."):
+            key = name.removeprefix("input.")
+            if key not in self.inputs:
+                raise missing_input(key)
+            return self.inputs[key]
+        if name.startswith("+"):
+            return self.given[name]
+        adapter, _, group = name.partition(".")
+        return self.tensors(adapter).tensor(group)
+
+    def reader(self, name: str) -> Callable[[], Tensor]:
+        """A function that gives the current value of a slot; quick, for every call."""
+        adapter, _, group = name.partition(".")
+        if adapter not in self.records:
+            return lambda: self.slot(name)
+        tensors = self.tensors(adapter)
+        return lambda: tensors.tensor(group)
+
+    def training(self, path: str) -> bool:
+        """Whether the module that owns a site is in training mode."""
+        return self.root.get_submodule(path).training
+
+    def run(
+        self, door: Door, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """A call from plain Python through a door."""
+        with before_call(self, door, module, args, kwargs) as call, self._running():
+            result = door.compiled(self.recompile_limit, module, *call.args, **call.kwargs)
+            return call.finish(result)
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        before, self.inside = self.inside, True
+        try:
+            yield
+        finally:
+            self.inside = before
+
+    @contextmanager
+    def giving(self, values: Mapping[str, Tensor]) -> Iterator[None]:
+        """Hold values of this call; calls that have others are compiled apart."""
+        before = self.given, self.variant
+        self.given = {**self.given, **values}
+        self.variant = f"{self.variant}{''.join(values)}"
+        try:
+            yield
+        finally:
+            self.given, self.variant = before
+
+    @contextmanager
+    def supplied(self, values: Mapping[str, Tensor]) -> Iterator[None]:
+        """Supply inputs for the calls inside."""
+        before = self.inputs
+        self.inputs = {**before, **values}
+        try:
+            yield
+        finally:
+            self.inputs = before
+
+
+def missing_input(name: str) -> PeftError:
+    """The error for a call without a value that the adapter needs."""
+    return PeftError(
+        f"the adapter needs `{name}`, which this call does not supply",
+        code="R503",
+        help=f"pass {name}=... to the model, or use `with peftlang.inputs(model, {name}=...):`",
+    )
+
+
+def site_parameters(site: Site) -> set[str]:
+    """Parameters of the base that a site names."""
+    return {*site.anchors, *filter(None, (site.weight, site.bias))}
+
+
+def owner_of(parameter: str) -> str:
+    """Path of the module that has a parameter of this name."""
+    return parameter.rpartition(".")[0]
+
+
+def door_paths(root: nn.Module, plan: Plan) -> set[str]:
+    """The modules through which a call can reach a site of the plan: owners and all above."""
+    owners = {site.path for site in plan.sites.values()}
+    for site in plan.sites.values():
+        owners |= {owner_of(name) for name in site_parameters(site)}
+    owners |= {owner_of(name) for name in plan.train}
+    paths = {""}
+    for owner in owners:
+        parts = owner.split(".") if owner else []
+        paths |= {".".join(parts[:count]) for count in range(1, len(parts) + 1)}
+    return {path for path in paths if _has_forward(root.get_submodule(path))}
+
+
+def _has_forward(module: nn.Module) -> bool:
+    """A list or dictionary of modules is no door: nothing can call it."""
+    return not isinstance(module, (nn.ModuleList, nn.ModuleDict))
+
+
+def of(model: nn.Module) -> Adapted:
+    """The adapters of a model.
+
+    Raises:
+        PeftError: R505, the model has none.
+    """
+    found = model.__dict__.get(STATE)
+    if not isinstance(found, Adapted):
+        raise PeftError(
+            f"this {type(model).__name__} has no adapter",
+            code="R505",
+            help="adapt it first: peftlang.compile(model, spec)",
+        )
+    return found
+
+
+def freeze(root: nn.Module) -> None:
+    """Nothing of the base trains; adapters bring what does."""
+    for name, parameter in root.named_parameters():
+        if not name.startswith(f"{STORE}."):
+            parameter.requires_grad_(False)

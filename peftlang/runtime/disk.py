@@ -1,0 +1,249 @@
+"""The saved folder: written whole or not at all, read with every file checked."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from peftlang.diagnostics import PeftError
+from peftlang.runtime.adapted import AdapterRecord
+from peftlang.runtime.store import STORE, AdapterTensors
+
+FORMAT = 1
+"""Version of the folder's layout; readers refuse a later one."""
+
+SPEC, PLAN, TENSORS, ABOUT = "adapter.peft", "plan.json", "adapter.safetensors", "adapter.json"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A folder that was read: its spec, its tensors, and what it says of its base."""
+
+    folder: Path
+    source: str
+    entry: str
+    seed: int
+    base: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+def fingerprint(model: nn.Module) -> dict[str, Any]:
+    """What tells one base from another: class and shapes, whatever the weights are."""
+    shapes = {
+        name: list(parameter.shape)
+        for name, parameter in model.named_parameters()
+        if not name.startswith(f"{STORE}.")
+    }
+    text = json.dumps([type(model).__name__, shapes], sort_keys=True)
+    config = getattr(model, "config", None)
+    return {
+        "class": type(model).__name__,
+        "name": getattr(config, "_name_or_path", "") or "",
+        "model_type": getattr(config, "model_type", ""),
+        "fingerprint": hashlib.sha256(text.encode()).hexdigest(),
+        "parameters": shapes,
+    }
+
+
+def write(folder: Path, record: AdapterRecord, tensors: AdapterTensors, model: nn.Module) -> Path:
+    """Write an adapter's folder, replacing a saved adapter that is there.
+
+    Raises:
+        PeftError: D604, it cannot be written, or the place holds something else. What was
+            there is untouched.
+    """
+    folder = folder.expanduser().absolute()
+    _check_place(folder)
+    assert record.plan.spec is not None
+    values = {n: t.detach().contiguous().cpu() for n, t in tensors.named() if _is_kept(tensors, n)}
+    about = {
+        "format": FORMAT,
+        "peftlang": _version(),
+        "entry": record.plan.adapter,
+        "seed": record.seed,
+        "base": fingerprint(model),
+    }
+    with _cannot_write(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            (temporary / SPEC).write_text(record.plan.spec.source, encoding="utf-8")
+            plan = record.plan.model_dump_json(indent=1)
+            (temporary / PLAN).write_text(plan + "\n", encoding="utf-8")
+            (temporary / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+            save_file(values, temporary / TENSORS, metadata={"format": "pt"})
+            for file in temporary.iterdir():
+                file.chmod(0o666 & ~_umask())
+            temporary.chmod(0o777 & ~_umask())
+            _swap(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def read(folder: Path) -> Saved:
+    """Read a saved folder.
+
+    Raises:
+        PeftError: D601, D602, D605.
+    """
+    folder = folder.expanduser().absolute()
+    if not folder.is_dir():
+        raise PeftError(
+            f"there is no folder {folder}",
+            code="D601",
+            help="peftlang.save and `peftlang compile -o` write such folders",
+        )
+    try:
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        version = int(about["format"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(folder, ABOUT, error) from error
+    if version > FORMAT:
+        raise PeftError(
+            f"{folder} has format {version}, and this peftlang reads up to {FORMAT}",
+            code="D605",
+            help="upgrade peftlang",
+        )
+    try:
+        source = (folder / SPEC).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise _damaged(folder, SPEC, error) from error
+    try:
+        tensors = load_file(folder / TENSORS)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise _damaged(folder, TENSORS, error) from error
+    try:
+        base = dict(about["base"])
+        _ = (base["class"], base["fingerprint"], dict(base["parameters"]))
+        return Saved(folder, source, str(about["entry"]), int(about["seed"]), base, tensors)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(folder, ABOUT, error) from error
+
+
+def check_base(saved: Saved, model: nn.Module) -> None:
+    """The model is built as the adapter's base was.
+
+    Raises:
+        PeftError: D603, with what differs.
+    """
+    own = fingerprint(model)
+    if own["fingerprint"] == saved.base["fingerprint"]:
+        return
+    raise PeftError(
+        f"{saved.folder.name} was made on another base: {_difference(saved.base, own)}",
+        code="D603",
+        help="load it on the base it was made on"
+        + (f": {saved.base['name']}" if saved.base.get("name") else ""),
+    )
+
+
+def fill(saved: Saved, tensors: AdapterTensors) -> None:
+    """Copy the saved values into an adapter's tensors; all or none.
+
+    Raises:
+        PeftError: D602, a tensor is missing, of another shape, or not the spec's.
+    """
+    wanted = {n: t for n, t in tensors.named() if _is_kept(tensors, n)}
+    for name, tensor in wanted.items():
+        found = saved.tensors.get(name)
+        if found is None:
+            raise _damaged(saved.folder, TENSORS, f"it has no tensor {name}")
+        if found.shape != tensor.shape:
+            raise _damaged(
+                saved.folder, TENSORS,
+                f"{name} is {list(found.shape)} and should be {list(tensor.shape)}",
+            )  # fmt: skip
+    extra = sorted(set(saved.tensors) - set(wanted))
+    if extra:
+        raise _damaged(saved.folder, TENSORS, f"the spec has no tensor {extra[0]}")
+    with torch.no_grad():
+        for name, tensor in wanted.items():
+            tensor.copy_(saved.tensors[name])
+
+
+def _is_kept(tensors: AdapterTensors, name: str) -> bool:
+    """Random buffers are rebuilt from the seed; everything else is stored."""
+    return tensors.is_persistent(name)
+
+
+def _difference(theirs: dict[str, Any], own: dict[str, Any]) -> str:
+    if theirs["class"] != own["class"]:
+        return f"a {theirs['class']}, and this is a {own['class']}"
+    before, now = theirs["parameters"], own["parameters"]
+    for name in [*before, *now]:
+        if before.get(name) != now.get(name):
+            return f"{name} was {before.get(name, 'absent')}, and is {now.get(name, 'absent')}"
+    return "the order of its parameters differs"
+
+
+def _damaged(folder: Path, file: str, why: object) -> PeftError:
+    text = str(why).splitlines()[0] if str(why) else type(why).__name__
+    return PeftError(
+        f"{folder / file} cannot be used: {text}",
+        code="D602",
+        help="save the adapter again, or fetch the folder anew",
+    )
+
+
+def _check_place(folder: Path) -> None:
+    if not folder.exists():
+        return
+    files = {p.name for p in folder.iterdir()} if folder.is_dir() else {folder.name}
+    if not folder.is_dir() or not files <= {SPEC, PLAN, TENSORS, ABOUT}:
+        raise PeftError(
+            f"{folder} is there already, and is no saved adapter",
+            code="D604",
+            help="name a new folder",
+        )
+
+
+@contextlib.contextmanager
+def _cannot_write(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, safetensors.SafetensorError) as error:
+        raise PeftError(
+            f"{folder} cannot be written: {str(error).splitlines()[0]}",
+            code="D604",
+            help="nothing was changed there; free some space or name another folder",
+        ) from error
+
+
+def _swap(new: Path, place: Path) -> None:
+    """Put ``new`` in its place; the old folder is moved aside first and removed last."""
+    if not place.exists():
+        new.rename(place)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{place.name}.old.", dir=place.parent))
+    aside.rmdir()
+    place.rename(aside)
+    try:
+        new.rename(place)
+    except OSError:
+        aside.rename(place)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("peftlang")

@@ -1,0 +1,178 @@
+"""Adapter tensors: creation, seeding, and their place in the module tree."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peftlang.diagnostics import PeftError
+from peftlang.ir.inits import INITIALISERS, InitCall
+from peftlang.ir.interpret import Interpreter
+from peftlang.ir.method import Init, TensorDef, fixed
+from peftlang.ir.plan import TRAINED, ParamGroup, Plan, Site
+from peftlang.ir.sizes import site_sizes
+from peftlang.passes.views import select
+
+STORE = "peftlang_adapters"
+"""Name of the sub-module that holds every adapter's tensors in the adapted model."""
+
+
+class AdapterTensors(nn.Module):
+    """The tensors of one adapter, reachable by group name and as ordinary sub-modules.
+
+    A group called ``lora.model.layers.0.q_proj.A`` is the parameter of that path below this
+    module, so ``state_dict``, ``to``, optimizers and wrappers see it as they see any other.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._places: dict[str, tuple[nn.Module, str]] = {}
+        self._stored: set[str] = set()
+
+    def add(self, name: str, value: Tensor, *, trainable: bool, persistent: bool = True) -> None:
+        """Register ``value`` under a group name: a parameter if trainable, else a buffer."""
+        *path, leaf = map(_attribute, name.split("."))
+        owner: nn.Module = self
+        for part in path:
+            if part not in owner._modules:
+                owner.add_module(part, nn.Module())
+            owner = owner.get_submodule(part)
+        if trainable:
+            owner.register_parameter(leaf, nn.Parameter(value))
+        else:
+            owner.register_buffer(leaf, value, persistent=persistent)
+        self._places[name] = (owner, leaf)
+        if trainable or persistent:
+            self._stored.add(name)
+
+    def is_persistent(self, name: str) -> bool:
+        """Whether a saved adapter holds this tensor, rather than its seed."""
+        return name in self._stored
+
+    def tensor(self, name: str) -> Tensor:
+        """The current tensor of a group."""
+        owner, leaf = self._places[name]
+        value: Tensor | None = owner._parameters.get(leaf)
+        if value is None:
+            value = owner._buffers[leaf]
+        assert value is not None
+        return value
+
+    def named(self) -> Iterator[tuple[str, Tensor]]:
+        """Every group's name and tensor, in order of creation."""
+        for name in self._places:
+            yield name, self.tensor(name)
+
+
+def _attribute(part: str) -> str:
+    """A part of a name as an attribute of a module; `train`, `half`, … are taken there."""
+    return f"{part}_" if hasattr(nn.Module, part) else part
+
+
+def create(
+    plan: Plan, model: nn.Module, *, seed: int, dtype: torch.dtype | None = None
+) -> AdapterTensors:
+    """Make the tensors of a plan on the base's devices, initialised and reproducible.
+
+    Args:
+        plan: A plan with its groups.
+        model: The base.
+        seed: Each tensor has a generator seeded by this and by its own name, so a tensor starts
+            the same whatever else is in the plan, and on every device.
+        dtype: Number type of parameters; None takes that of the weights at each site.
+    """
+    parameters = dict(model.named_parameters())
+    store = AdapterTensors()
+    with torch.no_grad():
+        for group in plan.groups.values():
+            label, member = group.members[0]
+            if label == TRAINED:
+                base = parameters[member]
+                store.add(group.name, base.detach().clone(), trainable=True)
+                continue
+            use, site = plan.uses[label], plan.sites[member]
+            definition = next(d for d in use.method.tensors if d.name == group.tensor)
+            like = _like(site, parameters)
+            value = _initial(plan, group, definition, site, parameters, seed)
+            if value.shape != group.shape:
+                raise _misshapen(definition, group, value, site)
+            kind = like.dtype if dtype is None else dtype
+            value = value.to(like.device, kind if value.is_floating_point() else value.dtype)
+            persistent = definition.trainable or definition.init.expression is not None
+            store.add(
+                group.name, value.contiguous(), trainable=group.trainable, persistent=persistent
+            )
+    return store
+
+
+def _misshapen(definition: TensorDef, group: ParamGroup, value: Tensor, site: Site) -> PeftError:
+    return PeftError(
+        f"`{definition.name}` is {list(group.shape)} at {site.id}, and its initialiser makes "
+        f"{list(value.shape)} there",
+        code="S408",
+        help="choose smaller sizes; a matrix has rows * columns places",
+    )
+
+
+def tensor_seed(seed: int, name: str) -> int:
+    """The seed of one tensor's generator: a stable 63-bit hash of the two."""
+    digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def _like(site: Site, parameters: Mapping[str, Tensor]) -> Tensor:
+    """A base parameter of the site: its device and number type are the adapter's."""
+    names = [name for name in (site.weight, *site.anchors) if name in parameters]
+    found = next((parameters[name] for name in names if name), None)
+    floating = (p for p in parameters.values() if p.is_floating_point())
+    return found if found is not None else next(floating)
+
+
+def _initial(
+    plan: Plan, group: ParamGroup, definition: TensorDef, site: Site,
+    parameters: Mapping[str, Tensor], seed: int,
+) -> Tensor:  # fmt: skip
+    use = plan.uses[group.members[0][0]]
+    method = fixed(use.method, use.args)
+    init = next(d for d in method.tensors if d.name == definition.name).init
+    if _like(site, parameters).is_meta:
+        kind = torch.long if definition.kind == "int" else torch.float32
+        return torch.empty(group.shape, device="meta", dtype=kind)
+    generator = torch.Generator().manual_seed(tensor_seed(seed, group.name))
+
+    def lookup(name: str) -> Tensor:
+        value: Tensor = base_value(site, name, parameters).float()
+        return value
+
+    interpret = Interpreter(torch, site_sizes(method, use.args, site), lookup)
+    if init.expression is not None:
+        value = interpret(init.expression)
+        if not isinstance(value, Tensor):
+            value = torch.full(group.shape, float(value))
+        return value.expand(group.shape).clone()
+    return _drawn(init, group, generator, interpret)
+
+
+def _drawn(init: Init, group: ParamGroup, generator: torch.Generator, value: Interpreter) -> Tensor:
+    assert init.name is not None
+    call = InitCall(
+        t=torch,
+        shape=group.shape,
+        generator=generator,
+        keywords={key: value(expr) for key, expr in init.keywords},
+        args=tuple(value(expr) for expr in init.args),
+    )
+    made: Tensor = INITIALISERS[init.name].make(call)
+    return made
+
+
+def base_value(site: Site, name: str, parameters: Mapping[str, Tensor]) -> Any:
+    """``W`` or ``b`` of a site as the language sees it: ``[d_h, d_x]``, the role's rows alone."""
+    parameter = site.weight if name == "W" else site.bias
+    assert parameter is not None
+    value = parameters[parameter].detach()
+    if name == "W" and site.transposed:
+        value = value.transpose(0, 1)
+    return value if site.rows is None else select(value, site.rows, axis=0)

@@ -1,0 +1,147 @@
+"""Where the prompt's tokens lie, for methods that change chosen tokens only.
+
+The prompt is what a call without earlier tokens in its cache is given: padding and virtual tokens
+do not count, and tokens of later calls are generated ones.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from peftlang.diagnostics import PeftError
+from peftlang.passes.tokens import FROM_END, FROM_START, reads_places, sequence_of, token_slot
+from peftlang.runtime.sequences import (
+    cache_of,
+    is_filled,
+    is_ids,
+    named,
+    parameters,
+    reader_of,
+)
+
+if TYPE_CHECKING:
+    from peftlang.runtime.adapted import Adapted
+    from peftlang.runtime.calls import Call
+    from peftlang.runtime.doors import Door
+
+FAR = 1 << 40
+"""The place of a token that is no part of the prompt."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """The arguments that tell of one sequence.
+
+    Attributes:
+        tokens: Those that hold it, or are as long as it is; the first that is there counts.
+        mask: Which of it is no padding.
+        cached: Whether the call's cache holds earlier tokens of it.
+        prompted: Whether soft prompts go before it.
+    """
+
+    tokens: tuple[str, ...]
+    mask: str
+    cached: bool = False
+    prompted: bool = False
+
+
+_SINGLE = Names(("input_ids", "inputs_embeds"), "attention_mask", cached=True, prompted=True)
+_ENCODER = Names(
+    ("input_ids", "inputs_embeds", "encoder_outputs"), "attention_mask", prompted=True
+)  # fmt: skip
+_DECODER = Names(
+    ("decoder_input_ids", "decoder_inputs_embeds", "labels", "input_ids"),
+    "decoder_attention_mask",
+    cached=True,
+)
+_CROSS = Names(("encoder_hidden_states",), "encoder_attention_mask", prompted=True)
+
+
+@contextmanager
+def placed(adapted: "Adapted", door: "Door", module: nn.Module, call: "Call") -> Iterator[None]:
+    """Say where the tokens of an outermost call's sequences lie."""
+    wanted = _wanted(adapted)
+    if not wanted:
+        yield
+        return
+    if named(door.original, call.args, call.kwargs):
+        call.args = ()
+    given: dict[str, Tensor] = {}
+    for side, names in _sequences(adapted, door, wanted).items():
+        valid = _valid(names, call)
+        if valid is not None:
+            given[token_slot(side, FROM_START)] = _counted(valid)
+            given[token_slot(side, FROM_END)] = _counted(valid.flip(-1)).flip(-1)
+    with adapted.giving(given):
+        yield
+
+
+def _wanted(adapted: "Adapted") -> dict[str, str]:
+    """A site's module path for each sequence whose places are read."""
+    found: dict[str, str] = {}
+    for name in adapted.active:
+        plan = adapted.records[name].plan
+        for placement in plan.placements:
+            if reads_places(plan.uses[placement.label].method):
+                for site_id in placement.sites:
+                    site = plan.sites[site_id]
+                    found.setdefault(sequence_of(site), site.path)
+    return found
+
+
+def _sequences(adapted: "Adapted", door: "Door", wanted: Mapping[str, str]) -> dict[str, Names]:
+    own = parameters(door.original)
+    if "decoder_input_ids" in own:
+        both = {"encoder": _ENCODER, "decoder": _DECODER}
+        return {side: both[side] for side in wanted if side in both}
+    found = {"encoder": _CROSS} if "encoder" in wanted and "encoder_hidden_states" in own else {}
+    for side, path in wanted.items():
+        if "input_ids" in own and _reads(adapted.root, door.path, path):
+            found[side] = _SINGLE
+    return found
+
+
+def _reads(root: nn.Module, door: str, path: str) -> bool:
+    """Whether the token ids that a door is given are the sequence at ``path`` below it."""
+    if door and path != door and not path.startswith(f"{door}."):
+        return False
+    return reader_of(root, path) is not None
+
+
+def _valid(names: Names, call: "Call") -> Tensor | None:
+    """Which tokens belong to the prompt, ``[batch, tokens]``; None if the call does not say."""
+    kwargs = call.kwargs
+    given = (kwargs.get(name) for name in names.tokens)
+    value: Any = next((v for v in given if v is not None), None)
+    if value is not None and not isinstance(value, Tensor):
+        value = value[0]
+    if not isinstance(value, Tensor) or value.dim() < 2:
+        return None
+    ids = is_ids(value)
+    shape = value.shape if ids else value.shape[:-1]
+    valid = value >= 0 if ids and kwargs.get("labels") is not value else None
+    if valid is None:
+        valid = torch.ones(shape, dtype=torch.bool, device=value.device)
+        if names.prompted:
+            valid[..., : call.prompt] = False
+    if names.cached and is_filled(cache_of(kwargs)):
+        return torch.zeros_like(valid).flatten(0, -2)
+    mask = kwargs.get(names.mask)
+    if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != len(shape)):
+        raise PeftError(
+            f"the adapter changes chosen tokens, and `{names.mask}` does not say which are padding",
+            code="R515",
+            help=f"pass `{names.mask}` with one entry per token, [batch, tokens], or none",
+        )
+    if mask is not None and mask.shape == shape:
+        valid = valid & (mask > 0)
+    return valid.flatten(0, -2)
+
+
+def _counted(valid: Tensor) -> Tensor:
+    """The number of prompt tokens before each; far for those that are none."""
+    return (valid.cumsum(-1) - 1).masked_fill(~valid, FAR)

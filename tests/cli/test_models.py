@@ -1,0 +1,84 @@
+"""The commands that read a model: `sites`, `compile`, `merge`."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import peftlang as library
+from peftlang.models import build
+from tests.cli.conftest import Command
+
+
+def test_sites_of_an_encoder_decoder(peftlang: Command) -> None:
+    ran = peftlang("sites", "--model", "tiny-t5")
+    assert ran.code == 0, ran.err
+    rows = [line.split() for line in ran.out.splitlines()[2:]]
+    assert ["cross_attn.q", "decoder.block", "2", "0-1", "32", "32", "4", "x", "8"] in rows
+    assert {row[1] for row in rows if row[0] == "attn.q"} == {"encoder.block", "decoder.block"}
+
+
+def test_sites_as_json_and_one_by_one(peftlang: Command) -> None:
+    found = json.loads(peftlang("sites", "--model", "tiny-llama", "--json").out)["sites"]
+    queries = [site for site in found if site["role"] == "attn.q"]
+    assert [site["layer"] for site in queries] == [0, 1]
+    assert queries[0]["weight"] == "model.layers.0.self_attn.q_proj.weight"
+    every = peftlang("sites", "--model", "tiny-llama", "--all").out
+    assert "model.layers.1.self_attn.q_proj" in every
+    assert len(every.splitlines()) == len(found) + 2
+
+
+def test_compile_writes_what_load_reads(peftlang: Command, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    ran = peftlang("compile", "lora", "--model", "tiny-llama", "-o", out, "--set", "r=4", "--json")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["written"] == str(out)
+    assert {path.name for path in out.iterdir()} == {
+        "adapter.json", "adapter.peft", "adapter.safetensors", "plan.json",
+    }  # fmt: skip
+    assert peftlang("check", out / "adapter.peft").code == 0
+    tokens = torch.arange(8).reshape(1, 8)
+    loaded, plain = library.load(build("tiny-llama"), out), build("tiny-llama")
+    with torch.no_grad():
+        assert torch.equal(loaded(input_ids=tokens).logits, plain(input_ids=tokens).logits)
+
+
+def test_a_pass_can_be_printed_before_and_after(peftlang: Command, tmp_path: Path) -> None:
+    ran = peftlang(
+        "compile", "adapter_bias", "--model", "tiny-bert", "-o", tmp_path / "out",
+        "--print-before", "insert", "--print-after", "insert", "--print-after", "share",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    printed = dict(part.split("\n", 1) for part in ran.out.split("# ")[1:])
+    assert list(printed) == ["after share", "before insert", "after insert"]
+    plan, before, after = printed.values()
+    assert '"placements"' in plan
+    assert "\n+ " not in before
+    assert "linear(" in before
+    assert "default.adapter_bias." in after
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "exit_code"),
+    [
+        (["lora", "--print-after", "insrt"], "C709", 2),
+        (["lora", "--at", "cross_attn.q"], "S40", 1),
+    ],
+)
+def test_what_fails_writes_nothing(
+    peftlang: Command, tmp_path: Path, arguments: list[str], code: str, exit_code: int
+) -> None:
+    ran = peftlang("compile", *arguments, "--model", "tiny-llama", "-o", tmp_path / "out")
+    assert (ran.code, ran.out) == (exit_code, "")
+    assert ran.err.startswith(f"error[{code}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_merge_leaves_a_plain_model(peftlang: Command, tmp_path: Path) -> None:
+    out, merged = tmp_path / "out", tmp_path / "merged"
+    assert peftlang("compile", "lora", "--model", "tiny-llama", "-o", out).code == 0
+    ran = peftlang("merge", out, "--model", "tiny-llama", "-o", merged)
+    assert ran.code == 0, ran.err
+    assert (merged / "config.json").is_file()
+    assert peftlang("sites", "--model", merged).code == 0

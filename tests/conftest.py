@@ -1,0 +1,27 @@
+"""Options that every test shares."""
+
+import os
+
+import pytest
+
+# No test reaches the network: a hub id that is not on disk is an error at once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden",
+        action="store_true",
+        help="rewrite the expected outputs of golden tests (forbidden in CI)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--update-golden") and os.environ.get("CI"):
+        raise pytest.UsageError("CI forbids --update-golden: a golden file is reviewed text")
+
+
+@pytest.fixture
+def update_golden(request: pytest.FixtureRequest) -> bool:
+    """Whether this run rewrites the expected outputs."""
+    return bool(request.config.getoption("--update-golden"))

@@ -1,0 +1,29 @@
+"""The generated parts of the documentation are what the code would generate now."""
+
+import subprocess
+import sys
+
+import pytest
+
+from docs.generate import FAMILIES, pages, with_region
+from peftlang.diagnostics import CODES
+
+
+def test_pages_are_up_to_date() -> None:
+    for path, expected in pages().items():
+        assert path.read_text("utf-8") == expected, f"{path.name} is old: run `make docs`"
+
+
+def test_every_family_has_a_heading() -> None:
+    assert {code[0] for code in CODES} <= set(FAMILIES)
+
+
+def test_a_missing_region_is_said() -> None:
+    with pytest.raises(ValueError, match="no region 'functions'"):
+        with_region("nothing here", "functions", "text")
+
+
+def test_generating_needs_no_torch() -> None:
+    code = "import sys, docs.generate as g; g.pages(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "False\n", done.stderr

@@ -1,0 +1,22 @@
+"""Every code of the checker has an example that produces it, and a mended text that does not."""
+
+import pytest
+
+from peftlang.diagnostics import CODES, Code, Source
+from peftlang.lower import check
+
+MINE = [entry for code, entry in CODES.items() if code[0] in "NTMS" and entry.runs]
+MENDED = [entry for entry in MINE if entry.fixed is not None]
+
+
+@pytest.mark.parametrize("entry", MINE, ids=lambda entry: entry.code)
+def test_the_example_produces_the_code_and_no_other(entry: Code) -> None:
+    found = {diagnostic.code for diagnostic in check([Source("example.peft", entry.example)])}
+    assert found == {entry.code}
+
+
+@pytest.mark.parametrize("entry", MENDED, ids=lambda entry: entry.code)
+def test_the_mended_text_is_right(entry: Code) -> None:
+    assert entry.fixed is not None
+    found = check([Source("fixed.peft", entry.fixed)])
+    assert [diagnostic for diagnostic in found if diagnostic.severity == "error"] == []

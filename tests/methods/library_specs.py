@@ -1,0 +1,70 @@
+"""What a spec says of itself, read from its syntax: arguments, positions, promises."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from peftlang.diagnostics import Source
+from peftlang.syntax import nodes, parse
+from tests.methods.harness import SPECS
+
+LARGEST = 8
+"""Integer hyper-parameters are cut to this, which divides every width of the tiny presets."""
+
+
+def library() -> list[Path]:
+    return sorted(SPECS.glob("*.peft"))
+
+
+def _item(path: Path) -> nodes.Method | nodes.Adapter:
+    file, diagnostics = parse(Source(str(path), path.read_text()))
+    assert not diagnostics
+    last = file.items[-1]
+    assert isinstance(last, (nodes.Method, nodes.Adapter))
+    return last
+
+
+def small_arguments(path: Path) -> dict[str, Any]:
+    """The integers of the spec that are too large for a tiny model, and what to give instead."""
+    numbers = {
+        hyper.name.text: hyper.default.value
+        for hyper in _item(path).parameters
+        if hyper.type.text == "int" and isinstance(hyper.default, nodes.Number)
+    }
+    return {name: LARGEST for name, value in numbers.items() if value > LARGEST}
+
+
+def promises(path: Path, promise: str) -> bool:
+    clauses = _item(path).clauses
+    ensured = [p for c in clauses if isinstance(c, nodes.Ensure) for p in c.properties]
+    return any(isinstance(p, nodes.Name) and p.text == promise for p in ensured)
+
+
+def alternatives(path: Path) -> list[set[str]]:
+    """For each place that the spec must find in a model, the names that would do."""
+    found = []
+    for clause in _item(path).clauses:
+        if isinstance(clause, nodes.Position):
+            found.append(set(_roles(clause.selector)))
+        elif isinstance(clause, nodes.Use) and clause.at is not None:
+            found.append(set(_roles(clause.at)))
+    return found
+
+
+def trains(path: Path) -> set[str]:
+    """Which of `weight` and `bias` the spec unfreezes."""
+    clauses = [c for c in _item(path).clauses if isinstance(c, nodes.Train)]
+    return {role.rpartition(".")[2] for c in clauses for role in _roles(c.selector)}
+
+
+def _roles(selector: nodes.Selector) -> Iterator[str]:
+    match selector:
+        case nodes.Role():
+            yield ".".join(selector.parts)
+        case nodes.Either():
+            for option in selector.options:
+                yield from _roles(option)
+        case nodes.Scoped():
+            yield from _roles(selector.selector)
+        case nodes.Glob():
+            raise AssertionError("the standard library names roles, not paths")

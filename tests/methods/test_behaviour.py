@@ -1,0 +1,278 @@
+"""What every spec of the standard library does, whatever it is, on every kind of model.
+
+There is no Python here for any one spec: a new file in `specs/` is tested by being there. What
+depends on the kind of model is tested on each kind; what does not, on the cheapest.
+"""
+
+import contextlib
+import copy
+import functools
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import peftlang
+from peftlang.ir.expr import Apply, postorder
+from peftlang.ir.positions import POSITIONS
+from peftlang.models import PRESETS
+from tests.methods import harness
+from tests.methods.library_specs import (
+    alternatives,
+    library,
+    promises,
+    small_arguments,
+    trains,
+)
+
+NO_SITE = {"S402", "S405", "S407"}
+
+# Dynamo looks at `.grad` of a graph's inputs after a graph break and hides the warning, which an
+# error filter turns into an exception before it can be hidden.
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+
+_CROSS = {role for role in POSITIONS if role.startswith("cross_attn")}
+ROLES: dict[str, set[str]] = {
+    "tiny-bert": set(POSITIONS) - _CROSS - {"ffn.gate"},
+    "tiny-llama": set(POSITIONS) - _CROSS,
+    "tiny-t5": set(POSITIONS),
+    "tiny-vit": set(POSITIONS) - _CROSS - {"ffn.gate", "prompt"},
+    "tiny-mamba": {"linear", "head", "norm", "embed", "block", "prompt"},
+}
+"""What each kind of model has, by hand."""
+
+KINDS = ("tiny-bert", "tiny-llama", "tiny-t5", "tiny-vit")
+LAYERS = {"tiny-t5": "num_layers"}
+
+
+def shallow(preset: str) -> nn.Module:
+    """The preset with one layer, a seed of its own, in evaluation mode."""
+    whole = PRESETS[preset]
+    options = (whole.options or {}) | {LAYERS.get(preset, "num_hidden_layers"): 1}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return replace(whole, options=options).build().eval()
+
+
+@dataclass
+class Subject:
+    """A spec on a model, its tensors moved away from where they start."""
+
+    spec: Path
+    preset: str
+    model: nn.Module
+    adapter: Any
+    start: dict[str, Tensor]
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        return dict(self.adapter.tensors())
+
+    @property
+    def trainable(self) -> dict[str, Tensor]:
+        return {name: t for name, t in self.tensors.items() if t.requires_grad}
+
+    def batch(self, rows: slice = slice(None)) -> dict[str, Tensor]:
+        whole = harness.batch(self.preset) | extra_inputs(self.adapter)
+        return {name: value[rows] for name, value in whole.items()}
+
+    def base(self) -> Tensor:
+        frozen = shallow(self.preset).requires_grad_(False)
+        return logits(frozen, harness.batch(self.preset))
+
+    def generated(self, *, use_cache: bool) -> Tensor:
+        """Four more tokens, greedily, for a batch that is padded on the left."""
+        whole = harness.batch(self.preset)
+        inputs = {
+            "input_ids": whole["input_ids"],
+            "attention_mask": whole["attention_mask"].flip(1),
+        }
+        options = {"max_new_tokens": 4, "do_sample": False, "use_cache": use_cache}
+        extra = extra_inputs(self.adapter)
+        with peftlang.inputs(self.model, **extra) if extra else contextlib.nullcontext():
+            made: Tensor = self.model.generate(**inputs, **options)  # type: ignore[operator]
+        return made
+
+    def depends_on_the_prompt(self) -> bool:
+        """Whether the spec asks which tokens are the prompt's, which only a cache can tell."""
+        methods = [use.method for use in self.adapter.plan.spec.uses]
+        values = [c.value for method in methods for c in method.compositions]
+        return any(isinstance(e, Apply) and e.op == "tokens" for e in postorder(*values))
+
+
+def extra_inputs(adapter: Any) -> dict[str, Tensor]:
+    """A value for every `input` that the spec declares."""
+    declared = {i.name: i for use in adapter.plan.spec.uses for i in use.method.inputs}
+    return {
+        name: torch.tensor([1, 0]) if one.kind == "index" else torch.tensor([0.5, 1.0])
+        for name, one in declared.items()
+    }
+
+
+def subject(spec: Path, preset: str, dtype: torch.dtype = torch.float32) -> Subject:
+    model = peftlang.compile(shallow(preset).to(dtype), spec, **small_arguments(spec))
+    adapter = harness.only_adapter(model)
+    start = {name: t.detach().clone() for name, t in adapter.tensors().items()}
+    harness.randomise(adapter.tensors(), scale=0.1)
+    return Subject(spec, preset, model, adapter, start)
+
+
+@functools.cache
+def _own_names(preset: str) -> frozenset[str]:
+    """What the preset's parameters are called in their modules: `weight`, `bias`."""
+    return frozenset(n.rpartition(".")[2] for n, _ in shallow(preset).named_parameters())
+
+
+def has_the_positions(spec: Path, preset: str) -> bool:
+    kinds = _own_names(preset)
+    needed = [places & ROLES[preset] for places in alternatives(spec)]
+    return all(needed) and (not trains(spec) or bool(trains(spec) & kinds))
+
+
+PAIRS = list(itertools.product(library(), KINDS))
+PLACED = [pair for pair in PAIRS if has_the_positions(*pair)]
+MISPLACED = [
+    pair
+    for pair in PAIRS + list(itertools.product(library(), ["tiny-mamba"]))
+    if not has_the_positions(*pair)
+]
+
+
+def _name(value: Any) -> str:
+    spec, preset = value
+    return f"{spec.stem}-{preset.removeprefix('tiny-')}"
+
+
+@pytest.fixture(scope="module", params=PLACED, ids=_name)
+def on(request: pytest.FixtureRequest) -> Subject:
+    return subject(*request.param)
+
+
+@pytest.fixture
+def still(on: Subject) -> Iterator[Subject]:
+    """The subject in evaluation mode with no gradients, as every test finds it."""
+    on.model.eval()
+    yield on
+    on.model.eval().zero_grad()
+
+
+@pytest.fixture
+def cheap(still: Subject) -> Subject:
+    """The subject on one kind of model, for what does not depend on the kind."""
+    if still.preset != KINDS[0] and has_the_positions(still.spec, KINDS[0]):
+        pytest.skip(f"tested on {KINDS[0]}")
+    return still
+
+
+def logits(model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+    """With gradients on, so that the graph is the one that trains."""
+    found: Tensor = model(**inputs).logits
+    return found.detach()
+
+
+@pytest.mark.parametrize("pair", MISPLACED, ids=_name)
+def test_a_model_without_the_position_is_an_error(pair: tuple[Path, str]) -> None:
+    spec, preset = pair
+    model = shallow(preset)
+    with pytest.raises(peftlang.PeftError) as error:
+        peftlang.compile(model, spec, **small_arguments(spec))
+    assert error.value.code in NO_SITE
+    assert not peftlang.adapters(model)
+
+
+def test_starts_where_it_promises(still: Subject) -> None:
+    if alternatives(still.spec) and not promises(still.spec, "identity_at_init"):
+        pytest.skip("promises no identity")
+    moved = {name: t.detach().clone() for name, t in still.tensors.items()}
+    _set(still.tensors, still.start)
+    got = logits(still.model, still.batch())
+    _set(still.tensors, moved)
+    assert torch.equal(got, still.base())
+
+
+def _set(tensors: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            tensor.copy_(values[name])
+
+
+def test_gradients_reach_every_parameter_and_no_other(still: Subject) -> None:
+    still.model(**still.batch()).loss.backward()
+    silent = [name for name, t in still.trainable.items() if t.grad is None or not t.grad.any()]
+    assert not silent
+    ours = {id(t) for t in still.trainable.values()}
+    assert {id(p) for p in still.model.parameters() if p.grad is not None} == ours
+    assert {id(p) for p in still.model.parameters() if p.requires_grad} == ours
+
+
+def test_acts_and_can_be_disabled(still: Subject) -> None:
+    base = still.base()
+    assert not torch.equal(logits(still.model, still.batch()), base)
+    with peftlang.disabled(still.model):
+        assert torch.equal(logits(still.model, harness.batch(still.preset)), base)
+    assert not torch.equal(logits(still.model, still.batch()), base)
+
+
+def test_generates_the_same_with_and_without_a_cache(still: Subject) -> None:
+    special = set().union(*alternatives(still.spec)) & ({"prompt"} | _CROSS)
+    if still.preset != "tiny-llama" and not (still.preset == "tiny-t5" and special):
+        pytest.skip("does not generate, or no differently from a decoder alone")
+    cached = still.generated(use_cache=True)
+    assert cached.shape[1] > 1
+    if not still.depends_on_the_prompt():
+        assert torch.equal(cached, still.generated(use_cache=False))
+
+
+def test_saves_and_loads_bit_for_bit(cheap: Subject, tmp_path: Path) -> None:
+    peftlang.save(cheap.model, tmp_path / "saved")
+    loaded = peftlang.load(shallow(cheap.preset), tmp_path / "saved")
+    again = harness.only_adapter(loaded).tensors()
+    assert again.keys() == cheap.tensors.keys()
+    assert all(torch.equal(again[name], t) for name, t in cheap.tensors.items())
+    assert torch.equal(logits(loaded, cheap.batch()), logits(cheap.model, cheap.batch()))
+
+
+def test_trains_and_evaluates_again(cheap: Subject) -> None:
+    before = logits(cheap.model, cheap.batch())
+    cheap.model.train()
+    cheap.model(**cheap.batch()).loss.backward()
+    silent = [name for name, t in cheap.trainable.items() if t.grad is None or not t.grad.any()]
+    assert not silent
+    cheap.model.eval()
+    assert torch.equal(logits(cheap.model, cheap.batch()), before)
+
+
+def test_a_row_alone_and_without_its_padding(cheap: Subject) -> None:
+    """The second row of the batch, which is padded, is what it is by itself."""
+    together = logits(cheap.model, cheap.batch())[1:]
+    alone = cheap.batch(slice(1, 2))
+    if "attention_mask" in alone:
+        cut = {"input_ids", "attention_mask"} | (set() if cheap.preset == "tiny-t5" else {"labels"})
+        alone = {k: v[:, : harness.SHORT] if k in cut else v for k, v in alone.items()}
+        together = together[:, : harness.SHORT]
+    torch.testing.assert_close(logits(cheap.model, alone), together, rtol=1e-4, atol=1e-5)
+
+
+def test_a_copy_is_a_model_of_its_own(cheap: Subject) -> None:
+    before = logits(cheap.model, cheap.batch())
+    twin = copy.deepcopy(cheap.model)
+    assert torch.equal(logits(twin, cheap.batch()), before)
+    for tensor in harness.only_adapter(twin).parameters().values():
+        tensor.data.mul_(2.0)
+    assert not torch.equal(logits(twin, cheap.batch()), before)
+    assert torch.equal(logits(cheap.model, cheap.batch()), before)
+
+
+@pytest.mark.parametrize("spec", library(), ids=lambda path: path.stem)
+def test_half_precision_stays_finite(spec: Path) -> None:
+    half = subject(spec, next(p for p in KINDS if has_the_positions(spec, p)), torch.bfloat16)
+    out = half.model(**half.batch())
+    out.loss.backward()
+    assert out.logits.dtype is torch.bfloat16
+    assert torch.isfinite(out.logits).all()
+    assert all(t.grad is not None and t.grad.isfinite().all() for t in half.trainable.values())
