@@ -16,7 +16,8 @@ class Interpreter:
         sizes: Concrete sizes of the site's dimensions and of integer hyper-parameters.
         lookup: Gives the value of a tensor by name, laid out ``[*implicit, *dims]``.
         training: Whether dropout and sampling are on.
-        half: Whether the values are float16 or bfloat16.
+        half: Whether the values are float16 or bfloat16. What an operation that needs single
+            precision gives then stays in float32, and so does all that is made of it.
         site: What the builtins that look at the attention product or at token positions ask.
     """
 
@@ -28,6 +29,7 @@ class Interpreter:
         self._training, self._half, self._site = training, half, site
         self._done: dict[int, Any] = {}
         self._kept: list[Expr] = []
+        self._wide: set[int] = set()
 
     def __call__(self, root: Expr) -> Any:
         """The value of ``root``: a tensor, or a Python number.
@@ -59,7 +61,7 @@ class Interpreter:
         return entry.meaning(
             Evaluation(
                 t=self._t,
-                args=tuple(self._done[id(arg)] for arg in node.args),
+                args=self._operands(node),
                 types=tuple(arg.type for arg in node.args),
                 result=node.type,
                 keywords={key: self._done[id(value)] for key, value in node.keywords},
@@ -69,4 +71,17 @@ class Interpreter:
                 half=self._half,
                 site=self._site,
             )
+        )
+
+    def _operands(self, node: Apply) -> tuple[Any, ...]:
+        """The operands, in float32 where one of them already is and the values are half."""
+        values = tuple(self._done[id(arg)] for arg in node.args)
+        meets_wide = any(id(arg) in self._wide for arg in node.args)
+        if self._half and (meets_wide or BUILTINS[node.op].single_precision):
+            self._wide.add(id(node))
+        if not (self._half and meets_wide):
+            return values
+        return tuple(
+            value.float() if arg.type.kind == "float" and hasattr(value, "float") else value
+            for arg, value in zip(node.args, values, strict=True)
         )
