@@ -1,78 +1,17 @@
-"""lark's LALR tables, and the machine that runs them so that it can be set back."""
+"""The machine that runs the grammar's LALR tables so that it can be set back."""
 
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from lark import Lark
-from lark.lexer import Lexer as LarkLexer
-from lark.parsers.lalr_analysis import Shift
-
+from peftlang.syntax.automaton import Rule, Tables, kept
 from peftlang.syntax.lexer import Token
-
-
-class _NoLexer(LarkLexer):
-    """Tokens come from this package's own lexer; lark is asked for the tables alone."""
-
-    __future_interface__ = 2
-
-    def __init__(self, _: Any) -> None: ...
-
-    def lex(self, *_: Any) -> Any:
-        return iter(())
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """How many values a rule takes, what it makes of them, and where parsing then goes on.
-
-    `callback` is the name of a method, None where the one value is handed on.
-    """
-
-    size: int
-    callback: str | None
-    origin: str
-
-
-@dataclass(frozen=True, slots=True)
-class Tables:
-    """The grammar as an LALR automaton.
-
-    For each state: the states that a terminal, or a finished rule, leads to; and the rules
-    that a terminal finishes.
-    """
-
-    shifts: list[dict[str, int]]
-    rules: list[dict[str, Rule]]
-    start: int
-    end: int
 
 
 @cache
 def tables() -> Tables:
-    """The tables of the grammar, made once in a process (about 50 ms)."""
-    grammar = files("peftlang.grammar").joinpath("peft.lark").read_text(encoding="utf-8")
-    lark = Lark(grammar, parser="lalr", lexer=_NoLexer)
-    conf = lark.parse_interactive("").parser_state.parse_conf
-    known = {rule: _rule(rule) for rule in lark.rules}
-    number = {state: index for index, state in enumerate(conf.states)}
-    shifts: list[dict[str, int]] = [{} for _ in number]
-    rules: list[dict[str, Rule]] = [{} for _ in number]
-    for state, steps in conf.states.items():
-        for symbol, (action, target) in steps.items():
-            if action is Shift:
-                shifts[number[state]][str(symbol)] = number[target]
-            else:
-                rules[number[state]][str(symbol)] = known[target]
-    return Tables(shifts, rules, number[conf.start_state], number[conf.end_state])
-
-
-def _rule(rule: Any) -> Rule:
-    size = len(rule.expansion)
-    handed_on = rule.alias is None and rule.options.expand1 and size == 1
-    name = str(rule.origin.name)
-    return Rule(size, None if handed_on else str(rule.alias or name), name)
+    """The tables of the grammar, made or read once in a process."""
+    return kept(files("peftlang.grammar").joinpath("peft.lark"))
 
 
 class Rejected(Exception):

@@ -50,7 +50,7 @@ def masks(kind: str | None, padding: int, tokens: int, keys: int) -> dict[str, A
 
 def both(model: Attends, inputs: Any, options: dict[str, Any]) -> list[Any]:
     """The module's own answer, and the written-out graph's, with the same dropout."""
-    written = []
+    written: list[Any] = []
 
     def backend(gm: Any, given: Any) -> Any:
         written.extend(write_out(g) for g in graphs_of(gm, given, ModelNames.of(model)))
