@@ -7,6 +7,7 @@ from peftlang.ir.builtins import BUILTINS
 from peftlang.ir.dims import Dim, UnboundDim, product
 from peftlang.ir.expr import Apply, postorder
 from peftlang.ir.method import Composition, Method
+from peftlang.ir.products import Arranger, Product, operands, product_of, vectors
 from peftlang.ir.types import Level
 
 
@@ -34,7 +35,10 @@ class Cost:
 
 
 def cost(method: Method, sizes: Mapping[str, int]) -> Cost:
-    """The cost of one method at one site, evaluated as it is written.
+    """The cost of one method at one site, evaluated as the interpreter does.
+
+    Products are in the order that the interpreter chooses, and structured matrices are not
+    written out where they only multiply.
 
     Args:
         method: The method.
@@ -44,7 +48,9 @@ def cost(method: Method, sizes: Mapping[str, int]) -> Cost:
         Indivisible: a dimension does not divide at this site.
     """
     total = Cost()
-    for node in postorder(*(composition.value for composition in method.compositions)):
+    arranged = Arranger(lambda dim: dim.evaluate(sizes))
+    roots = [arranged(composition.value) for composition in method.compositions]
+    for node in postorder(*roots, below=operands):
         if isinstance(node, Apply):
             total += _of_call(node, sizes)
     for composition in method.compositions:
@@ -53,6 +59,9 @@ def cost(method: Method, sizes: Mapping[str, int]) -> Cost:
 
 
 def _of_call(node: Apply, sizes: Mapping[str, int]) -> Cost:
+    product = product_of(node)
+    if product is not None:
+        return _of_product(product, node, sizes)
     # An activation that is a hyper-parameter is elementwise, whichever is chosen.
     work = _size(node.type.size if node.is_hyper else BUILTINS[node.op].cost(node), sizes)
     if node.type.level is Level.CONST:
@@ -60,6 +69,18 @@ def _of_call(node: Apply, sizes: Mapping[str, int]) -> Cost:
     if node.type.level is Level.EXAMPLE:
         return Cost()
     return Cost(token_flops=work, activations=_size(node.type.size, sizes))
+
+
+def _of_product(product: Product, node: Apply, sizes: Mapping[str, int]) -> Cost:
+    fast = BUILTINS[product.matrix.op].fast
+    assert fast is not None
+    once, each = fast.cost(product.matrix, lambda dim: _size(dim, sizes))
+    work = each * vectors(product, lambda dim: _size(dim, sizes))
+    if node.type.level is Level.CONST:
+        return Cost(pass_flops=once + work)
+    if node.type.level is Level.EXAMPLE:
+        return Cost(pass_flops=once)
+    return Cost(work, once, _size(node.type.size, sizes))
 
 
 def _of_longer_attention(composition: Composition, sizes: Mapping[str, int]) -> Cost:

@@ -81,12 +81,15 @@ def children(expr: Expr) -> tuple[Expr, ...]:
     return ()
 
 
-def postorder(*roots: Expr, done: Container[int] = ()) -> Iterator[Expr]:
+def postorder(
+    *roots: Expr, done: Container[int] = (), below: Callable[[Expr], tuple[Expr, ...]] = children
+) -> Iterator[Expr]:
     """Every node below ``roots`` once, operands before what uses them; never recursive.
 
     Args:
         roots: Where to start.
         done: Identities of nodes to leave out, with all that only they use.
+        below: What stands below a node, where that is not its operands.
     """
     seen: set[int] = set()
     stack: list[tuple[Expr, bool]] = [(root, False) for root in reversed(roots)]
@@ -97,7 +100,7 @@ def postorder(*roots: Expr, done: Container[int] = ()) -> Iterator[Expr]:
         elif id(node) not in seen and id(node) not in done:
             seen.add(id(node))
             stack.append((node, True))
-            stack.extend((child, False) for child in reversed(children(node)))
+            stack.extend((child, False) for child in reversed(below(node)))
 
 
 def names(*roots: Expr) -> frozenset[str]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from peftlang.ir.dims import Dim
@@ -54,6 +54,19 @@ def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
     if len(shape) == 1:
         return shape[0], shape[0]
     return shape[-1], shape[-2]
+
+
+def _in_copies(make: Callable[[InitCall], Any]) -> Callable[[InitCall], Any]:
+    """``make`` with the keyword ``copies``: each row is drawn once, and stands that many times."""
+
+    def made(call: InitCall) -> Any:
+        copies = int(call.keywords.get("copies", 1))
+        if copies < 2:
+            return make(call)
+        drawn = make(replace(call, shape=(call.shape[0] // copies, *call.shape[1:])))
+        return drawn.repeat_interleave(copies, dim=0)
+
+    return made
 
 
 def _uniform(call: InitCall, low: float, high: float) -> Any:
@@ -121,15 +134,17 @@ INITIALISERS: dict[str, Initialiser] = {
         Initialiser("ones", "ones", "All 1.", lambda c: c.t.ones(c.shape), value="ones"),
         Initialiser("constant", "constant(v)", "All v.",
                     lambda c: c.t.full(c.shape, float(c.args[0])), arity=(1, 1)),
-        Initialiser("normal", "normal(mean = 0, std = 1)", "Normal.",
-                    lambda c: _normal(c, c.keywords.get("mean", 0.0), c.keywords.get("std", 1.0)),
-                    ("mean", "std")),
+        Initialiser("normal", "normal(mean = 0, std = 1, copies = 1)", "Normal; each row drawn "
+                    "once and standing `copies` times, one after the other.",
+                    _in_copies(lambda c: _normal(c, c.keywords.get("mean", 0.0),
+                                                 c.keywords.get("std", 1.0))),
+                    ("mean", "std", "copies")),
         Initialiser("uniform", "uniform(low = 0, high = 1)", "Uniform in [low, high).",
                     lambda c: _uniform(c, c.keywords.get("low", 0.0),
                                        c.keywords.get("high", 1.0)), ("low", "high")),
-        Initialiser("kaiming_uniform", "kaiming_uniform(a = sqrt(5))",
-                    "Uniform with bound sqrt(6 / ((1 + a**2) fan_in)) (He et al. 2015).",
-                    _kaiming_uniform, ("a",)),
+        Initialiser("kaiming_uniform", "kaiming_uniform(a = sqrt(5), copies = 1)",
+                    "Uniform with bound sqrt(6 / ((1 + a**2) fan_in)) (He et al. 2015); copies as "
+                    "for `normal`.", _in_copies(_kaiming_uniform), ("a", "copies")),
         Initialiser("kaiming_normal", "kaiming_normal(a = 0)",
                     "Normal with variance 2 / ((1 + a**2) fan_in) (He et al. 2015).",
                     _kaiming_normal, ("a",)),

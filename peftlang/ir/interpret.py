@@ -6,6 +6,7 @@ from typing import Any
 from peftlang.ir.builtins import BUILTINS, Evaluation
 from peftlang.ir.dims import Dim
 from peftlang.ir.expr import Apply, DimValue, Expr, Hyper, Number, Ref, postorder
+from peftlang.ir.products import Arranger, Product, operands, product_of
 
 
 class Interpreter:
@@ -27,6 +28,8 @@ class Interpreter:
     ) -> None:  # fmt: skip
         self._t, self._sizes, self._lookup = t, sizes, lookup
         self._training, self._half, self._site = training, half, site
+        self._arranged = Arranger(self.size)
+        self._memo: dict[Any, Any] = {}
         self._done: dict[int, Any] = {}
         self._kept: list[Expr] = []
         self._wide: set[int] = set()
@@ -37,7 +40,8 @@ class Interpreter:
         Raises:
             Indivisible: a dimension does not divide at this site.
         """
-        for node in postorder(root, done=self._done):
+        root = self._arranged(root)
+        for node in postorder(root, done=self._done, below=operands):
             self._kept.append(node)
             self._done[id(node)] = self._evaluate(node)
         return self._done[id(root)]
@@ -57,31 +61,49 @@ class Interpreter:
         return self._apply(node)
 
     def _apply(self, node: Apply) -> Any:
-        entry = BUILTINS[node.op]
-        return entry.meaning(
-            Evaluation(
-                t=self._t,
-                args=self._operands(node),
-                types=tuple(arg.type for arg in node.args),
-                result=node.type,
-                keywords={key: self._done[id(value)] for key, value in node.keywords},
-                over=node.over,
-                size=self.size,
-                training=self._training,
-                half=self._half,
-                site=self._site,
-            )
+        product = product_of(node)
+        if product is not None:
+            return self._multiply(node, product)
+        return BUILTINS[node.op].meaning(self._call(node, self._operands(node, node)))
+
+    def _call(self, node: Apply, args: tuple[Any, ...]) -> Evaluation:
+        return Evaluation(
+            t=self._t,
+            args=args,
+            types=tuple(arg.type for arg in node.args),
+            result=node.type,
+            keywords={key: self._done[id(value)] for key, value in node.keywords},
+            over=node.over,
+            size=self.size,
+            training=self._training,
+            half=self._half,
+            site=self._site,
+            memo=self._memo,
         )
 
-    def _operands(self, node: Apply) -> tuple[Any, ...]:
-        """The operands, in float32 where one of them already is and the values are half."""
-        values = tuple(self._done[id(arg)] for arg in node.args)
-        meets_wide = any(id(arg) in self._wide for arg in node.args)
-        if self._half and (meets_wide or BUILTINS[node.op].single_precision):
+    def _operands(self, node: Apply, call: Apply, *more: Expr) -> tuple[Any, ...]:
+        """The operands of ``call``, which makes ``node``, and ``more``.
+
+        They are in float32 where one of them already is and the values are half.
+        """
+        exprs = (*call.args, *more)
+        values = tuple(self._done[id(expr)] for expr in exprs)
+        meets_wide = any(id(expr) in self._wide for expr in exprs)
+        if self._half and (meets_wide or BUILTINS[call.op].single_precision):
             self._wide.add(id(node))
         if not (self._half and meets_wide):
             return values
         return tuple(
-            value.float() if arg.type.kind == "float" and hasattr(value, "float") else value
-            for arg, value in zip(node.args, values, strict=True)
+            value.float() if expr.type.kind == "float" and hasattr(value, "float") else value
+            for expr, value in zip(exprs, values, strict=True)
         )
+
+    def _multiply(self, node: Apply, product: Product) -> Any:
+        """A product with a structured matrix, which is never written out."""
+        fast = BUILTINS[product.matrix.op].fast
+        assert fast is not None
+        *args, given = self._operands(node, product.matrix, product.other)
+        axis = -len(product.other.type.dims) if product.on_left else -1
+        vectors = given if axis == -1 else given.movedim(axis, -1)
+        made = fast.apply(self._call(product.matrix, tuple(args)), vectors, product.transposed)
+        return made if axis == -1 else made.movedim(-1, axis)

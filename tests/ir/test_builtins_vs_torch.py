@@ -26,7 +26,7 @@ LEVEL = st.sampled_from(list(Level))
 LEAD = {Level.CONST: (), Level.EXAMPLE: (ROWS,), Level.TOKEN: (ROWS, TOKENS)}
 
 
-Shape = tuple[Dim, ...] | str
+Shape = tuple[Dim, ...] | Dim | str | int
 
 
 def d(*dims: str) -> tuple[Dim, ...]:
@@ -43,6 +43,18 @@ SHAPES: dict[str, list[tuple[Shape, ...]]] = {
     "skew": [(d("a", "a"),), (d("b", "a", "a"),)],
     "cayley": [(d("a", "a"),), (d("b", "a", "a"),)],
     "butterfly": [(d("r", "n", "r", "r"),)],
+    "circulant": [(d("a"),), (d("a", "b", "c"),)],
+    "skew_circulant": [(d("a"),)],
+    "symmetric_toeplitz": [(d("a"),)],
+    "toeplitz": [((Dim.of("a") + Dim.of("b") - 1,), "a", "b")],
+    "low_displacement": [(d("a", "b"), d("a", "b"))],
+    "householder": [(d("a", "b"),)],
+    "givens": [((Dim.of("a"), Dim.of(2), Dim.of(2)),)],
+    "banded": [((Dim.of("a"),), "a", 0)],
+    "triangular": [((Dim.of("a") * (2 * Dim.of("a") + 1),), Dim.of("a") * 2)],
+    "tensor_train": [((Dim.of(1), *d("a", "b", "c")), (*d("c", "b", "a"), Dim.of(1)))],
+    "copies": [(d("a", "b"), "c"), ((), "a")],
+    "diag": [(d("a"),)],
     "orthonormal": [((Dim.of("a"), Dim.of("a") + Dim.of("b")),)],
     "attend": [(d("a", "b"), d("c", "a", "b"), d("c", "a", "b"))],
     "scores": [(d("a", "b"), d("c", "a", "b"))],
@@ -111,7 +123,7 @@ def operands(data: st.DataObject, op: str) -> tuple[Expr, ...]:
         shapes = (first, part)[:count]
     args: list[Expr] = []
     for place, shape in enumerate(shapes):
-        if isinstance(shape, str):
+        if not isinstance(shape, tuple):
             args.append(DimValue(Dim.of(shape), Type(kind="int")))
             continue
         whole = place == 1 and op in ("scatter", "index")

@@ -2,13 +2,19 @@
 
 from peftlang.ir.builtins.arithmetic import ARITHMETIC
 from peftlang.ir.builtins.attention import ATTENTION
-from peftlang.ir.builtins.structured import STRUCTURED
+from peftlang.ir.builtins.blocks import BLOCKS
+from peftlang.ir.builtins.fourier import FOURIER
+from peftlang.ir.builtins.orthogonal import ORTHOGONAL
+from peftlang.ir.builtins.patterns import PATTERNS
 from peftlang.ir.builtins.table import Builtin, Evaluation, Signature, as_dim
 from peftlang.ir.builtins.tensors import TENSORS
+from peftlang.ir.builtins.toeplitz import TOEPLITZ
 from peftlang.ir.builtins.training import TRAINING
 
+_STRUCTURED = (*FOURIER, *PATTERNS, *BLOCKS, *TOEPLITZ, *ORTHOGONAL)
+
 BUILTINS: dict[str, Builtin] = {
-    entry.name: entry for entry in (*ARITHMETIC, *TENSORS, *STRUCTURED, *ATTENTION, *TRAINING)
+    entry.name: entry for entry in (*ARITHMETIC, *TENSORS, *_STRUCTURED, *ATTENTION, *TRAINING)
 }
 """Every function and operator by the name that a spec calls it by."""
 

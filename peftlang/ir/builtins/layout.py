@@ -1,5 +1,6 @@
 """Laying operands out by name: what a meaning does before it computes."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from peftlang.ir.builtins.table import Evaluation
@@ -59,3 +60,11 @@ def axes(have: Type, over: tuple[Any, ...]) -> list[int]:
     if not over:
         return list(range(-len(have.dims), 0))
     return [have.dims.index(dim) - len(have.dims) for dim in over]
+
+
+def pieces(value: Any, sizes: Sequence[int], axis: int) -> Iterator[Any]:
+    """Consecutive parts of ``value`` along ``axis``, of these sizes."""
+    start = 0
+    for size in sizes:
+        yield value.narrow(axis, start, size)
+        start += size

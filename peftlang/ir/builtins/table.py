@@ -68,6 +68,7 @@ class Evaluation:
         training: Whether the model is in training mode.
         half: Whether the operands are float16 or bfloat16.
         site: What the attention product and the token positions answer to.
+        memo: What meanings keep for one another while one method is evaluated at one site.
     """
 
     t: Any
@@ -80,6 +81,7 @@ class Evaluation:
     training: bool = False
     half: bool = False
     site: Any = None
+    memo: dict[Any, Any] = field(default_factory=dict)
 
     def precise(self, value: Any) -> Any:
         """``value`` in float32 where it is half precision, which some operators refuse."""
@@ -89,6 +91,23 @@ class Evaluation:
 Rule = Callable[[Signature], Type]
 Meaning = Callable[[Evaluation], Any]
 Cost = Callable[[Apply], Dim]
+Size = Callable[[Dim], int]
+
+
+@dataclass(frozen=True)
+class Fast:
+    """How a structured matrix is multiplied without being written out.
+
+    Attributes:
+        apply: ``apply(call, vectors, transposed)``: the matrix, or its transpose, times vectors
+            ``[..., columns]``, which are ``[..., rows]`` then. ``call`` holds the operands of the
+            matrix, not of the product.
+        cost: Floating-point operations done once, and for each vector; the same for the
+            transpose.
+    """
+
+    apply: Callable[[Evaluation, Any, bool], Any]
+    cost: Callable[[Apply, Size], tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -108,6 +127,7 @@ class Builtin:
         zero: Whether the result is zero when "any" operand of ``linear`` is, when "all" operands
             are, or "never" for certain (this proves identity at initialisation).
         cost: Floating-point operations, for one token or one row where the level says so.
+        fast: For a structured matrix, how it is multiplied without being written out.
         over: True when a call names the dimensions it works over.
         keywords: Named arguments it takes.
         single_precision: Computed in float32 where the operands are half precision.
@@ -125,6 +145,7 @@ class Builtin:
     jointly: bool = False
     zero: Literal["any", "all", "never"] = "never"
     cost: Cost = lambda call: call.type.size
+    fast: Fast | None = None
     over: bool = False
     keywords: tuple[str, ...] = ()
     single_precision: bool = False

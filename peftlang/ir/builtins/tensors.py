@@ -74,13 +74,6 @@ def _transpose_rule(call: Signature) -> Type:
     return have.with_dims(*have.dims[:-2], have.dims[-1], have.dims[-2])
 
 
-def _diag_rule(call: Signature) -> Type:
-    have = call.types[0]
-    if len(have.dims) != 1:
-        raise TypeFact(f"a vector is wanted, and this is {have}", code="T209", argument=0)
-    return have.with_dims(have.dims[0], have.dims[0])
-
-
 def _outer_rule(call: Signature) -> Type:
     a, b = call.tensor(0), call.tensor(1)
     for index, have in enumerate((a, b)):
@@ -120,6 +113,19 @@ def _reshape(call: Evaluation) -> Any:
     if len(call.result.dims) == 1:
         return value
     return value.unflatten(-1, [call.size(d) for d in call.result.dims])
+
+
+def _copies_rule(call: Signature) -> Type:
+    have = call.tensor()
+    if have.level is not Level.CONST:
+        raise TypeFact("this is not the same for every input, as it has to be here", code="T209",
+                       argument=0)  # fmt: skip
+    return have.with_dims(call.dim(1), *have.dims)
+
+
+def _copies(call: Evaluation) -> Any:
+    value = call.args[0]
+    return value.expand(call.size(call.result.dims[0]), *(-1 for _ in call.types[0].dims))
 
 
 def _concat_rule(call: Signature) -> Type:
@@ -200,13 +206,13 @@ TENSORS = (
     Builtin("transpose", "transpose(M)", "The last two dimensions exchanged.", (1, 1),
             _transpose_rule, lambda c: c.args[0].transpose(-1, -2), linear=(0,), zero="all",
             cost=lambda c: Dim.of(0)),
-    Builtin("diag", "diag(v)", "The square matrix with a vector on its diagonal.", (1, 1),
-            _diag_rule, lambda c: c.t.diag_embed(c.args[0]), linear=(0,), zero="all"),
     Builtin("outer", "outer(a, b)", "All products of an element of each, dimensions in order.",
             (2, 2), _outer_rule, _outer, linear=(0, 1), zero="any"),
     Builtin("reshape", "reshape(x, d, ...)", "The same elements, in order, under other "
             "dimensions.", (2, 9), _reshape_rule, _reshape, linear=(0,), zero="all",
             cost=lambda c: Dim.of(0)),
+    Builtin("copies", "copies(x, n)", "`x`, n times, under a new first dimension.", (2, 2),
+            _copies_rule, _copies, linear=(0,), zero="any", cost=lambda c: Dim.of(0)),
     Builtin("concat", "concat(a, b, ...)", "One after the other along the first dimension.",
             (2, 16), _concat_rule, _concat, linear=tuple(range(16)), jointly=True, zero="all",
             cost=lambda c: Dim.of(0)),

@@ -1,0 +1,128 @@
+"""Matrices that are zero outside a fixed pattern: scattered places, bands, triangles."""
+
+from typing import Any
+
+from peftlang.ir.builtins.layout import pieces
+from peftlang.ir.builtins.operands import constant, shaped
+from peftlang.ir.builtins.table import Builtin, Evaluation, Fast, Signature, Size
+from peftlang.ir.dims import Dim
+from peftlang.ir.expr import Apply
+from peftlang.ir.types import Level, Type, TypeFact
+
+
+def _scatter_rule(call: Signature) -> Type:
+    values, entries = call.types[0], call.types[1]
+    if entries.kind != "int" or len(entries.dims) != 2 or entries.dims[1] != Dim.of(2):
+        raise TypeFact(f"places are pairs of integers `[n, 2]`, got {entries}",
+                       code="T209", argument=1, help="`~ random_entries(n, m)`")  # fmt: skip
+    constant(call)
+    if entries.level is not Level.CONST:
+        raise TypeFact("the places are the same for every input", code="T209", argument=1)
+    if values.dims != entries.dims[:1]:
+        raise TypeFact(f"there are {entries.dims[0]} places for the values {values}",
+                       code="T209", argument=0)  # fmt: skip
+    return Type((call.dim(2), call.dim(3)), values.level, values.kind)
+
+
+def _scatter(call: Evaluation) -> Any:
+    values, entries = call.args[0], call.args[1]
+    rows, columns = (call.size(d) for d in call.result.dims)
+    flat = entries.select(-1, 0) * columns + entries.select(-1, 1)
+    zeros = values.new_zeros([rows * columns])
+    return zeros.index_add(0, flat, values).unflatten(0, [rows, columns])
+
+
+def _through_scatter(call: Evaluation, vectors: Any, transposed: bool) -> Any:
+    values, entries = call.args[0], call.args[1]
+    to, of = (1, 0) if transposed else (0, 1)
+    parts = vectors.index_select(-1, entries.select(-1, of)) * values
+    pad = call.t.nn.functional.pad
+    zeros = pad(vectors.narrow(-1, 0, 0), (0, call.size(call.result.dims[to])))
+    return zeros.index_add(-1, entries.select(-1, to), parts)
+
+
+def _scatter_cost(call: Apply, size: Size) -> tuple[int, int]:
+    return 0, 2 * size(call.args[0].type.size)
+
+
+def _banded_rule(call: Signature) -> Type:
+    have = shaped(call, 0, 1, "a vector is")
+    width, beside = call.dim(1), call.dim(2)
+    count = width * (2 * beside + 1) - beside * (beside + 1)
+    if have.dims[0] != count:
+        raise TypeFact(f"a band of {beside} on each side has {count} entries, and this is {have}",
+                       code="T210", argument=0)  # fmt: skip
+    return have.with_dims(width, width)
+
+
+def _bands(call: Evaluation) -> list[tuple[int, Any]]:
+    """Offset and entries of each diagonal, from the lowest."""
+    width, beside = call.size(call.result.dims[0]), int(call.args[2])
+    offsets = range(-beside, beside + 1)
+    parts = pieces(call.args[0], [width - abs(k) for k in offsets], 0)
+    return list(zip(offsets, parts, strict=True))
+
+
+def _banded(call: Evaluation) -> Any:
+    total = None
+    for offset, entries in _bands(call):
+        dense = call.t.diag_embed(entries, offset=offset)
+        total = dense if total is None else total + dense
+    return total
+
+
+def _through_bands(call: Evaluation, vectors: Any, transposed: bool) -> Any:
+    total, pad = None, call.t.nn.functional.pad
+    for offset, entries in _bands(call):
+        k = -offset if transposed else offset
+        count = call.size(call.result.dims[0]) - abs(k)
+        part = pad(vectors.narrow(-1, max(k, 0), count) * entries, (max(-k, 0), max(k, 0)))
+        total = part if total is None else total + part
+    return total
+
+
+def _bands_cost(call: Apply, size: Size) -> tuple[int, int]:
+    return 0, 2 * size(call.args[0].type.size)
+
+
+def _triangular_rule(call: Signature) -> Type:
+    have, width = shaped(call, 0, 1, "a vector is"), call.dim(1)
+    if 2 * have.dims[0] != width * (width + 1):
+        raise TypeFact(f"a triangle of {width} rows has {width} * ({width} + 1) / 2 entries, and "
+                       f"this is {have}", code="T210", argument=0)  # fmt: skip
+    return have.with_dims(width, width)
+
+
+def _triangular(call: Evaluation) -> Any:
+    width, t = call.size(call.result.dims[0]), call.t
+    rows = pieces(call.args[0], range(1, width + 1), 0)
+    padded = [t.nn.functional.pad(row, (0, width - 1 - i)) for i, row in enumerate(rows)]
+    return t.stack(padded, dim=0)
+
+
+def _diag_rule(call: Signature) -> Type:
+    have = call.types[0]
+    if len(have.dims) != 1:
+        raise TypeFact(f"a vector is wanted, and this is {have}", code="T209", argument=0)
+    return have.with_dims(have.dims[0], have.dims[0])
+
+
+def _through_diagonal(call: Evaluation, vectors: Any, transposed: bool) -> Any:
+    return vectors * call.args[0]
+
+
+PATTERNS = (
+    Builtin("diag", "diag(v)", "The square matrix with a vector on its diagonal.", (1, 1),
+            _diag_rule, lambda c: c.t.diag_embed(c.args[0]), linear=(0,), zero="all",
+            fast=Fast(_through_diagonal, lambda c, size: (0, size(c.type.dims[0])))),
+    Builtin("scatter", "scatter(c, E, rows, columns)", "The matrix that is zero but for `c` at "
+            "the places `E[n, 2]`.", (4, 4), _scatter_rule, _scatter, linear=(0,), zero="any",
+            fast=Fast(_through_scatter, _scatter_cost)),
+    Builtin("banded", "banded(c, d, w)", "The square matrix `[d, d]` of the diagonals up to `w` "
+            "beside the main one, which `c` holds one after the other, the lowest first.",
+            (3, 3), _banded_rule, _banded, linear=(0,), zero="any",
+            fast=Fast(_through_bands, _bands_cost)),
+    Builtin("triangular", "triangular(c, d)", "The lower triangular matrix `[d, d]` whose rows "
+            "`c` holds one after the other; `transpose` makes it upper.", (2, 2),
+            _triangular_rule, _triangular, linear=(0,), zero="any"),
+)  # fmt: skip

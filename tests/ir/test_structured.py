@@ -1,0 +1,206 @@
+"""Structured matrices: the dense one is what the definition says, and the fast product is its."""
+
+from functools import partial
+from math import log2
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from peftlang.ir.dims import Dim
+from peftlang.ir.expr import Apply, Expr, Ref, postorder
+from peftlang.ir.interpret import Interpreter
+from peftlang.ir.products import Arranger, product_of, work_of
+from peftlang.lower import build, load
+from tests.ir.structured import MATRICES, Matrix
+
+SIZES = st.fixed_dictionaries({name: st.integers(1, 5) for name in "pqd"})
+
+PRODUCTS = {
+    "dense": "M",
+    "column": "M @ v",
+    "columns": "M @ V",
+    "row": "u @ M",
+    "rows": "U_ @ M",
+    "back": "transpose(M) @ u",
+    "twice": "transpose(M) @ M @ v",
+    "scaled": "(0.5 * M / 3.0) @ v",
+    "between": "U_ @ transpose(transpose(M))",
+}
+
+
+def lets(matrix: Matrix) -> dict[str, Expr]:
+    """The products, lowered."""
+    tensors = {**matrix.tensors, "v": (matrix.columns,), "V": (matrix.columns, "2"),
+               "u": (matrix.rows,), "U_": ("3", matrix.rows)}  # fmt: skip
+    lines = []
+    for name, dims in tensors.items():
+        init = "random_entries(p, q)" if name == "E" else "normal"
+        word = "buffer" if name == "E" else "param"
+        lines.append(f"{word} {name}[{', '.join(dims)}] ~ {init}")
+    lines += [f"let M = {matrix.text}"]
+    lines += [f"let {name} = {text}" for name, text in PRODUCTS.items()]
+    body = "\n".join(lines)
+    text = (
+        "method m(p: int = 2, q: int = 3, d: int = 4) {\nposition attn.q\n"
+        f"{body}\ncomposition h = h\n}}"
+    )
+    (use,) = build(load(text)).uses
+    return dict(use.method.lets)
+
+
+def drawn(matrix: Matrix, exprs: dict[str, Expr], sizes: dict[str, int]) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(sum(sizes.values()))
+    found: dict[str, Tensor] = {}
+    for node in postorder(*exprs.values()):
+        name = getattr(node, "name", None)
+        if name is None or name in found:
+            continue
+        shape = [dim.evaluate(sizes) for dim in node.type.dims]
+        if name == "E":
+            flat = torch.randint(sizes["p"] * sizes["q"], shape[:1], generator=generator)
+            found[name] = torch.stack([flat // sizes["q"], flat % sizes["q"]], dim=1)
+        else:
+            found[name] = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return found
+
+
+def written(matrix: Matrix, values: dict[str, Tensor], sizes: dict[str, int]) -> Tensor:
+    tensors = [values[name] for name in matrix.tensors]
+    return matrix.written(*tensors, *(sizes[name] for name in matrix.sizes))
+
+
+def expected(dense: Tensor, values: dict[str, Tensor]) -> dict[str, Tensor]:
+    v, u = values["v"], values["u"]
+    return {
+        "dense": dense, "column": dense @ v, "columns": dense @ values["V"], "row": u @ dense,
+        "rows": values["U_"] @ dense, "back": dense.T @ u, "twice": dense.T @ (dense @ v),
+        "scaled": dense @ v / 6, "between": values["U_"] @ dense,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("matrix", MATRICES, ids=[f"{m.text}-{i}" for i, m in enumerate(MATRICES)])
+def test_products_are_those_of_the_matrix_written_out(matrix: Matrix) -> None:
+    exprs = lets(matrix)
+
+    @settings(max_examples=12, deadline=None, derandomize=True, database=None)
+    @given(SIZES)
+    def run(sizes: dict[str, int]) -> None:
+        values = drawn(matrix, exprs, sizes)
+        want = expected(written(matrix, values, sizes), values)
+        for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
+            held = {n: t if n == "E" else t.to(dtype) for n, t in values.items()}
+            interpret = Interpreter(torch, sizes, held.__getitem__)
+            for name in PRODUCTS:
+                got = interpret(exprs[name])
+                assert got.dtype == dtype
+                error = (got - want[name]).abs().max() / want[name].abs().max().clamp(min=1)
+                assert error < tolerance, (name, error)
+
+    run()
+
+
+class Counted(TorchDispatchMode):
+    """Operations as they run: what torch counts, transforms, and one for each element made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops, self.largest = 0.0, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        self.largest = max(self.largest, out.numel())
+        if func.overloadpacket in flop_registry:
+            self.flops += flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=out)
+        elif name.startswith("_fft"):
+            real = out if name == "_fft_c2r" else args[0]
+            self.flops += 2.5 * real.numel() * log2(real.shape[-1])
+        elif name == "linalg_solve_triangular":
+            self.flops += args[0].shape[-1] ** 2 * args[1].shape[-1]
+        elif name in ("add", "sub", "mul", "neg", "index_add"):
+            self.flops += out.numel() * (3 if out.is_complex() else 1)
+        return out
+
+
+GROWING = [
+    ("diag(c)", {"d": 64}, 4), ("circulant(c)", {"d": 64}, 5.4),
+    ("skew_circulant(c)", {"d": 64}, 5.4), ("symmetric_toeplitz(c)", {"d": 64}, 5.4),
+    ("toeplitz(c, p, q)", {"p": 64, "q": 64}, 5.4),
+    ("low_displacement(G, H)", {"p": 2, "d": 64}, 5.4),
+    ("kron(A, B)", {"p": 8, "q": 8, "d": 8}, 64), ("block_diag(B)", {"p": 64, "q": 4, "d": 4}, 4),
+    ("householder(U)", {"p": 4, "d": 64}, 4.1), ("givens(R)", {"d": 63}, 4.1),
+    ("banded(c, d, 0)", {"d": 64}, 4), ("scatter(c, E, p, q)", {"d": 64, "p": 64, "q": 64}, 4),
+    ("butterfly(R)", {"p": 8, "q": 1}, 4), ("tensor_train(A, B, C)", {"p": 4, "q": 4, "d": 2}, 1e4),
+]  # fmt: skip
+"""A matrix, sizes, and at most how much its product costs when those over 4 are four times."""
+
+
+@pytest.mark.parametrize(("text", "sizes", "growth"), GROWING, ids=[g[0] for g in GROWING])
+def test_the_cost_of_a_product_is_what_the_table_says_and_grows_so(
+    text: str, sizes: dict[str, int], growth: float
+) -> None:
+    matrix = next(m for m in MATRICES if m.text == text)
+    product = lets(matrix)["column"]
+    counts = []
+    for times in (1, 4):
+        at = {"p": 1, "q": 1, "d": 1} | {n: s * times if s > 4 else s for n, s in sizes.items()}
+        values = drawn(matrix, {"": product}, at)
+        with Counted() as counted:
+            Interpreter(torch, at, values.__getitem__)(product)
+        node = product_of(product)
+        assert node is not None
+        said = work_of(product, partial(Dim.evaluate, env=at))
+        assert 0.4 < counted.flops / said < 2.5, (counted.flops, said)
+        rows, columns = (dim.evaluate(at) for dim in node.matrix.type.dims)
+        assert counted.largest < rows * columns / 2, "the matrix was written out"
+        counts.append(counted.flops)
+    assert counts[1] / counts[0] <= growth
+
+
+def chained(text: str, **shapes: tuple[str, ...]) -> Expr:
+    """The expression ``text`` of tensors of these shapes, lowered."""
+    tensors = "\n".join(f"param {n}[{', '.join(dims)}] ~ normal" for n, dims in shapes.items())
+    source = f"method m(r: int = 2) {{ position attn.q\n{tensors}\ncomposition h = h + {text} }}"
+    (use,) = build(load(source)).uses
+    found: Expr = use.method.compositions[0].value.args[1]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "order"),
+    [
+        ("(B @ A) @ x", "B @ (A @ x)"),
+        ("(2.0 * (B @ A)) @ x", "(B @ (A @ x)) * 2.0"),
+        ("transpose(transpose(A) @ transpose(B)) @ x", "B @ (A @ x)"),
+        ("W @ transpose(W) @ B @ A @ x", "(W @ (transpose(W) @ B)) @ (A @ x)"),
+        ("B @ (A @ x)", "B @ (A @ x)"),
+        ("B @ (C @ D @ A) @ x", "(B @ (C @ D)) @ (A @ x)"),
+    ],
+)
+def test_a_chain_of_products_takes_its_cheapest_order(text: str, order: str) -> None:
+    shapes = {"A": ("r", "d_x"), "B": ("d_h", "r"), "C": ("r", "r"), "D": ("r", "r")}
+    expr = chained(text, **{name: dims for name, dims in shapes.items() if name in text})
+    sizes = {"d_x": 64, "d_h": 48, "r": 4}
+    arranged = Arranger(lambda dim: dim.evaluate(sizes))(expr)
+    assert shown(arranged) == order, shown(arranged)
+    values = {node.name: torch.randn([d.evaluate(sizes) for d in node.type.dims]).double()
+              for node in postorder(expr) if isinstance(node, Ref)}  # fmt: skip
+    x = values["x"] = torch.randn(2, 3, 64, dtype=torch.float64)
+    dense = eval(text, {"transpose": torch.t}, values | {"x": torch.eye(64).double()})  # noqa: S307
+    torch.testing.assert_close(Interpreter(torch, sizes, values.__getitem__)(expr), x @ dense.T)
+
+
+def shown(expr: Expr) -> str:
+    if isinstance(expr, Apply) and expr.op in "@*":
+        parts = [f"({shown(a)})" if isinstance(a, Apply) and a.op in "@*" else shown(a)
+                 for a in expr.args]  # fmt: skip
+        return f" {expr.op} ".join(parts)
+    if isinstance(expr, Apply):
+        return f"{expr.op}({', '.join(map(shown, expr.args))})"
+    return str(getattr(expr, "name", getattr(expr, "value", "?")))

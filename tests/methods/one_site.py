@@ -1,0 +1,91 @@
+"""A method of the standard library at one projection, with tensors and no model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from peftlang.ir.interpret import Interpreter
+from peftlang.ir.method import Method, fixed
+from peftlang.lower import build, load
+from tests.methods.harness import spec
+
+D_X, D_H = 24, 16
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a reference is told of its site."""
+
+    args: Mapping[str, Any]
+    role: str = "attn.q"
+    layer: int = 1
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    training: bool = False
+
+
+@dataclass
+class OneSite:
+    """One projection `[d_h, d_x]` with random weights, tokens, and tensors of the method.
+
+    Attributes:
+        method: With its arguments fixed.
+        place: Sizes and arguments.
+        params: The method's tensors, float64, each a leaf.
+        values: ``x``, ``h``, ``W`` and ``b``.
+    """
+
+    method: Method
+    place: Place
+    params: dict[str, Tensor]
+    values: dict[str, Tensor]
+
+    def ours(self) -> Tensor:
+        """The site's output under the method's compositions."""
+        values = dict(self.values)
+        for targets in ({"x", "W", "b"}, {"h"}):
+            interpret = Interpreter(torch, self.place.sizes, (values | self.params).__getitem__)
+            chosen = [c for c in self.method.compositions if c.target in targets]
+            values |= {c.target: interpret(c.value) for c in chosen}
+            if targets != {"h"}:
+                values["h"] = linear(values["x"], values["W"], values["b"])
+        return values["h"]
+
+    def theirs(self, name: str) -> Tensor:
+        """The same by the reference in ``tests/references``."""
+        found = import_module(f"tests.references.{name}").reference(
+            self.place, self.params, **self.values
+        )
+        assert isinstance(found, Tensor)
+        return found
+
+
+def one_site(name: str, d_x: int = D_X, d_h: int = D_H, **given: Any) -> OneSite:
+    """The spec ``name`` with these arguments; its tensors are drawn from a normal."""
+    adapter = build(load(spec(name)), args=given)
+    (use,) = adapter.uses
+    integers = {h.name: int(use.args[h.name]) for h in use.method.hypers if h.kind == "int"}
+    sizes = {"d_x": d_x, "d_h": d_h, "layers": 2, "layer": 1, **integers}
+    generator = torch.Generator().manual_seed(5)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    method = fixed(use.method, use.args)
+    params = {}
+    for tensor in method.tensors:
+        shape = tuple(dim.evaluate(sizes) for dim in tensor.dims)
+        if tensor.kind == "int":
+            rows, columns = (int(a.dim.evaluate(sizes)) for a in tensor.init.args)  # type: ignore[union-attr]
+            flat = torch.randperm(rows * columns, generator=generator)[: shape[0]]
+            params[tensor.name] = torch.stack([flat // columns, flat % columns], dim=1)
+        else:
+            params[tensor.name] = draw(*shape).requires_grad_(tensor.trainable)
+    values = {"x": draw(2, 3, d_x), "W": draw(d_h, d_x), "b": draw(d_h)}
+    values["h"] = linear(values["x"], values["W"], values["b"])
+    place = Place(args=use.args, sizes=sizes)
+    return OneSite(method, place, params, values)
