@@ -23,6 +23,7 @@ FAMILIES = {
     "R": "While the model runs",
     "D": "Saving and loading",
     "C": "The command line and the model",
+    "V": "Verifying",
 }
 
 HEAD = """# Errors

@@ -8,7 +8,7 @@ from peftlang.diagnostics import CODES, Code, explain, nearest
 from peftlang.diagnostics.codes import FAMILIES
 from peftlang.diagnostics.nearest import did_you_mean
 
-LETTERS = {"P": "0", "N": "1", "T": "2", "M": "3", "S": "4", "R": "5", "D": "6", "C": "7"}
+LETTERS = dict(zip("PNTMSRDCV", "012345678", strict=True))
 
 
 def test_no_code_has_two_meanings() -> None:

@@ -25,11 +25,16 @@ LAYERS: dict[str, set[str]] = {
         "diagnostics", "syntax", "ir", "lower", "capture", "passes", "runtime", "models", "torch",
     },
     "merging": {"diagnostics", "ir", "passes", "runtime", "pipeline", "torch"},
+    "verifying": {
+        "diagnostics", "ir", "lower", "passes", "runtime", "models", "pipeline", "merging",
+        "torch", "hypothesis",
+    },
     "cli": {
         "diagnostics", "syntax", "ir", "lower", "models", "passes", "pipeline", "merging",
+        "verifying",
         "__init__", "typer", "rich", "torch", "safetensors",
     },
-    "__init__": {"diagnostics", "pipeline", "merging"},
+    "__init__": {"diagnostics", "pipeline", "merging", "verifying"},
     "__main__": {"cli"},
 }  # fmt: skip
 

@@ -10,6 +10,7 @@
 | R5xx | runtime.py | an adapted model while it runs |
 | D6xx | disk.py | saving and loading |
 | C7xx | command.py | the command line and the choice of a model |
+| V8xx | verifying.py | references and contracts |
 """
 
 from peftlang.diagnostics.codes.command import COMMAND
@@ -21,6 +22,7 @@ from peftlang.diagnostics.codes.runtime import RUNTIME
 from peftlang.diagnostics.codes.sites import SITES
 from peftlang.diagnostics.codes.syntax import SYNTAX
 from peftlang.diagnostics.codes.types import TYPES
+from peftlang.diagnostics.codes.verifying import VERIFYING
 
 __all__ = ["CODES", "FAMILIES", "Code", "explain"]
 
@@ -33,6 +35,7 @@ FAMILIES: tuple[tuple[Code, ...], ...] = (
     RUNTIME,
     DISK,
     COMMAND,
+    VERIFYING,
 )
 
 CODES: dict[str, Code] = {entry.code: entry for family in FAMILIES for entry in family}
