@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from peftlang.diagnostics import Source
+from peftlang.ir.expr import Apply, postorder
+from peftlang.ir.method import Method
+from peftlang.lower import build, load
 from peftlang.syntax import nodes, parse
 from tests.methods.harness import SPECS
 
@@ -68,3 +71,48 @@ def _roles(selector: nodes.Selector) -> Iterator[str]:
             yield from _roles(selector.selector)
         case nodes.Glob():
             raise AssertionError("the standard library names roles, not paths")
+
+
+PROJECTIONS = {"linear", "head", "ffn.up", "ffn.gate", "ffn.down"} | {
+    f"{attention}.{part}" for attention in ("attn", "cross_attn") for part in "qkvo"
+}
+SUBLAYERS = {"attn", "cross_attn", "ffn"}
+ASK_THE_SITE = {"tokens", "attend", "scores", "mix", "prefix_mass"}
+"""Functions that read more than their arguments."""
+
+
+def kind_of_change(path: Path) -> frozenset[str]:
+    """What the compiler has to do for the spec: at what places, to what, from what.
+
+    Specs of one kind differ in their expressions alone, which are compared with references site by
+    site; so one of each kind stands for the others where a whole model has to be run.
+    """
+    adapter = build(load(str(path)), None, small_arguments(path))
+    found = trains(path) | {_place(role) for places in alternatives(path) for role in places}
+    for use in adapter.uses:
+        found.update(_traits(use.method))
+    return frozenset(found)
+
+
+def _place(role: str) -> str:
+    if role in PROJECTIONS:
+        return "at projections"
+    return "at sub-layers" if role in SUBLAYERS else f"at {role.removeprefix('cross_')}"
+
+
+def _traits(method: Method) -> Iterator[str]:
+    yield method.insertion
+    yield from (f"changes {target}" for target in method.targets)
+    if method.inputs:
+        yield "inputs"
+    if method.penalties:
+        yield "penalties"
+    for expr in postorder(*(c.value for c in method.compositions)):
+        if isinstance(expr, Apply) and expr.op in ASK_THE_SITE:
+            yield expr.op
+
+
+def one_of_each_kind() -> set[Path]:
+    """The shortest spec of each kind of change."""
+    longest_first = sorted(library(), key=lambda path: -len(path.read_text()))
+    return set({kind_of_change(path): path for path in longest_first}.values())
