@@ -65,8 +65,8 @@ class _Text:
         return self._comments[bisect_left(self._starts, start) : bisect_left(self._starts, end)]
 
     def find(self, sign: str, start: int, end: int) -> int:
-        """The first place of a sign outside comments, or `end`."""
-        at = start
+        """The first place of a sign outside comments, or `end`; `end` where there is no text."""
+        at = start if self.text else end
         while at < end and self.text[at] != sign:
             at = self._ends.get(at, at + 1)
         return min(at, end)

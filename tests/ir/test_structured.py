@@ -16,6 +16,7 @@ from peftlang.ir.dims import Dim
 from peftlang.ir.expr import Apply, Expr, Ref, postorder
 from peftlang.ir.interpret import Interpreter
 from peftlang.ir.products import Arranger, product_of, work_of
+from peftlang.ir.types import Type
 from peftlang.lower import build, load
 from tests.ir.structured import MATRICES, Matrix
 
@@ -204,3 +205,13 @@ def shown(expr: Expr) -> str:
     if isinstance(expr, Apply):
         return f"{expr.op}({', '.join(map(shown, expr.args))})"
     return str(getattr(expr, "name", getattr(expr, "value", "?")))
+
+
+def test_a_kronecker_product_of_what_is_not_contiguous() -> None:
+    """`kron(transpose(A), …)`: torch refuses the strides of a transposed matrix."""
+    dims = [Dim.of(size) for size in (3, 2, 4, 5)]
+    refs = (Ref("a", Type(tuple(dims[:2]))), Ref("b", Type(tuple(dims[2:]))))
+    product = Apply("kron", refs, Type((dims[0] * dims[2], dims[1] * dims[3])))
+    held = {"a": torch.randn(2, 3).T, "b": torch.randn(4, 5)}
+    got = Interpreter(torch, {}, held.__getitem__)(product)
+    torch.testing.assert_close(got, torch.kron(*(m.contiguous() for m in held.values())))

@@ -100,7 +100,7 @@ def _train_cost(call: Apply, size: Size) -> tuple[int, int]:
 
 BLOCKS = (
     Builtin("kron", "kron(A, B)", "Kronecker product of two matrices.", (2, 2), _kron_rule,
-            lambda c: c.t.kron(c.args[0], c.args[1]), linear=(0, 1), zero="any",
+            lambda c: c.t.kron(*(m.contiguous() for m in c.args)), linear=(0, 1), zero="any",
             fast=Fast(_through_kron, _kron_cost)),
     Builtin("block_diag", "block_diag(B)", "The block-diagonal matrix of blocks `[n, rows, "
             "columns]`.", (1, 1), _blocks_rule, lambda c: block_diagonal(c.t, c.args[0]),
