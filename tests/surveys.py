@@ -1,0 +1,37 @@
+"""Models of one config have the same positions: where these are not what is tested, find them once.
+
+A folder of tests whose `conftest.py` imports `surveys_kept` spends half the time on compiling.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+from torch import nn
+
+import peftlang.merging
+import peftlang.pipeline
+from peftlang.pipeline import Survey, survey
+
+_KEPT: dict[tuple[str, ...], Survey] = {}
+
+
+def _kept(model: nn.Module, example_inputs: Mapping[str, Any] | None = None) -> Survey:
+    config = getattr(model, "config", None)
+    if example_inputs is not None or not hasattr(config, "to_json_string"):
+        return survey(model, example_inputs)
+    attention = str(getattr(config, "_attn_implementation", ""))
+    names = ",".join(f"{n}:{m.training:d}" for n, m in model.named_modules())
+    key = (type(model).__qualname__, config.to_json_string(), attention, names)
+    if key not in _KEPT:
+        _KEPT[key] = survey(model)
+    return _KEPT[key]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def surveys_kept() -> Iterator[None]:
+    """Within one module of tests, each kind of model is surveyed once in a process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(peftlang.pipeline, "survey", _kept)
+        patch.setattr(peftlang.merging, "survey", _kept)
+        yield
