@@ -125,11 +125,15 @@ class Resolver:
             if site is None or site.level is Level.CONST or name in self._names.hypers:
                 return self.value(node, source)
             what = "differs from token to token"
+        elif self.tensors.get(name) is not None:
+            return self.value(node, source)
         else:
             what = f"is {self._names.declared[name].what} of the method"
+            if self._names.declared[name].what in ("a parameter", "a buffer"):
+                what = "is declared after it"
         self._report.error(
             "M315", f"an initial value cannot read `{name}`, which {what}", place,
-            help="it may read `W`, `b`, dimensions and hyper-parameters",
+            help="it may read `W`, `b`, dimensions, hyper-parameters, and tensors declared before",
         )  # fmt: skip
         return None
 

@@ -84,7 +84,7 @@ def create(
         dtype: Number type of parameters; None takes that of the weights at each site.
     """
     parameters = dict(model.named_parameters())
-    store = AdapterTensors()
+    store, start = AdapterTensors(), Start(plan, parameters, seed)
     with torch.no_grad():
         for group in plan.groups.values():
             label, member = group.members[0]
@@ -92,10 +92,9 @@ def create(
                 base = parameters[member]
                 store.add(group.name, base.detach().clone(), trainable=True)
                 continue
-            use, site = plan.uses[label], plan.sites[member]
-            definition = next(d for d in use.method.tensors if d.name == group.tensor)
+            definition, site = start.definition(group), plan.sites[member]
             like = _like(site, parameters)
-            value = _initial(plan, group, definition, site, parameters, seed)
+            value = start(group)
             if value.shape != group.shape:
                 raise _misshapen(definition, group, value, site)
             kind = like.dtype if dtype is None else dtype
@@ -130,29 +129,65 @@ def _like(site: Site, parameters: Mapping[str, Tensor]) -> Tensor:
     return found if found is not None else next(floating)
 
 
-def _initial(
-    plan: Plan, group: ParamGroup, definition: TensorDef, site: Site,
-    parameters: Mapping[str, Tensor], seed: int,
-) -> Tensor:  # fmt: skip
-    use = plan.uses[group.members[0][0]]
-    method = fixed(use.method, use.args)
-    init = next(d for d in method.tensors if d.name == definition.name).init
-    if _like(site, parameters).is_meta:
-        kind = torch.long if definition.kind == "int" else torch.float32
-        return torch.empty(group.shape, device="meta", dtype=kind)
-    generator = torch.Generator().manual_seed(tensor_seed(seed, group.name))
+class Start:
+    """Where the tensors of a plan start, in float32 and before they are put anywhere.
 
-    def lookup(name: str) -> Tensor:
-        value: Tensor = base_value(site, name, parameters).float()
-        return value
+    Args:
+        plan: A plan with its groups.
+        parameters: The base's parameters by name.
+        seed: As for ``create``.
+    """
 
-    interpret = Interpreter(torch, site_sizes(method, use.args, site), lookup)
-    if init.expression is not None:
+    def __init__(self, plan: Plan, parameters: Mapping[str, Tensor], seed: int) -> None:
+        self._plan, self._parameters, self._seed = plan, parameters, seed
+        self._place: tuple[str, str] | None = None
+        self._interpret: Interpreter | None = None
+
+    def definition(self, group: ParamGroup) -> TensorDef:
+        """The declaration that a group comes from."""
+        use = self._plan.uses[group.members[0][0]]
+        return next(d for d in use.method.tensors if d.name == group.tensor)
+
+    def __call__(self, group: ParamGroup) -> Tensor:
+        """The initial value of a group; that of its first site, where it is shared."""
+        label, member = group.members[0]
+        use, site = self._plan.uses[label], self._plan.sites[member]
+        kind = torch.long if self.definition(group).kind == "int" else torch.float32
+        if _like(site, self._parameters).is_meta:
+            return torch.empty(group.shape, device="meta", dtype=kind)
+        method = fixed(use.method, use.args)
+        init = next(d for d in method.tensors if d.name == group.tensor).init
+        interpret = self._interpreter(label, site)
+        if init.expression is None:
+            generator = torch.Generator().manual_seed(tensor_seed(self._seed, group.name))
+            return _drawn(init, group, generator, interpret)
         value = interpret(init.expression)
         if not isinstance(value, Tensor):
             value = torch.full(group.shape, float(value))
-        return value.expand(group.shape).clone()
-    return _drawn(init, group, generator, interpret)
+        return (
+            value.expand(group.shape).clone() if value.dim() < len(group.shape) else value.clone()
+        )
+
+    def _interpreter(self, label: str, site: Site) -> Interpreter:
+        """One for all tensors of a site, so that its weight is taken apart once."""
+        if self._interpret is None or self._place != (label, site.id):
+            use, known = self._plan.uses[label], dict[str, Tensor]()
+            groups = self._tensors(label, site)
+
+            def lookup(name: str) -> Tensor:
+                if name not in known:
+                    if name in groups:
+                        known[name] = self(self._plan.groups[groups[name]])
+                    else:
+                        known[name] = base_value(site, name, self._parameters).float()
+                return known[name]
+
+            self._place = (label, site.id)
+            self._interpret = Interpreter(torch, site_sizes(use.method, use.args, site), lookup)
+        return self._interpret
+
+    def _tensors(self, label: str, site: Site) -> Mapping[str, str]:
+        return next(p for p in self._plan.placements if p.label == label).tensors[site.id]
 
 
 def _drawn(init: Init, group: ParamGroup, generator: torch.Generator, value: Interpreter) -> Tensor:

@@ -311,12 +311,13 @@ adapter outer {
     Code(
         "M315",
         "an initial value that reads what is not there yet",
-        "A tensor's initial value may read the site's weights, dimensions and hyper-"
-        "parameters; hidden states, lets and other tensors exist only later.",
+        "A tensor's initial value may read the site's weights, dimensions, hyper-parameters, "
+        "and where tensors start that are declared before it; hidden states and lets exist only "
+        "later.",
         example="""\
 method m(r: int = 8) {
-    param A[r, d_x] ~ normal
     param B[d_h, r] ~ W @ transpose(A)
+    param A[r, d_x] ~ normal
     position attn.q
     function delta = B @ (A @ x)
 }
@@ -324,7 +325,7 @@ method m(r: int = 8) {
         fixed="""\
 method m(r: int = 8) {
     param A[r, d_x] ~ normal
-    param B[d_h, r] ~ zeros
+    param B[d_h, r] ~ W @ transpose(A)
     position attn.q
     function delta = B @ (A @ x)
 }

@@ -3,6 +3,7 @@
 from peftlang.ir.builtins.arithmetic import ARITHMETIC
 from peftlang.ir.builtins.attention import ATTENTION
 from peftlang.ir.builtins.blocks import BLOCKS
+from peftlang.ir.builtins.decompositions import DECOMPOSITIONS
 from peftlang.ir.builtins.fourier import FOURIER
 from peftlang.ir.builtins.orthogonal import ORTHOGONAL
 from peftlang.ir.builtins.patterns import PATTERNS
@@ -11,7 +12,7 @@ from peftlang.ir.builtins.tensors import TENSORS
 from peftlang.ir.builtins.toeplitz import TOEPLITZ
 from peftlang.ir.builtins.training import TRAINING
 
-_STRUCTURED = (*FOURIER, *PATTERNS, *BLOCKS, *TOEPLITZ, *ORTHOGONAL)
+_STRUCTURED = (*FOURIER, *PATTERNS, *BLOCKS, *TOEPLITZ, *ORTHOGONAL, *DECOMPOSITIONS)
 
 BUILTINS: dict[str, Builtin] = {
     entry.name: entry for entry in (*ARITHMETIC, *TENSORS, *_STRUCTURED, *ATTENTION, *TRAINING)
