@@ -113,6 +113,11 @@ def _entries(call: InitCall) -> Any:
     return call.t.stack([flat // columns, flat % columns], dim=1)
 
 
+def _bernoulli(call: InitCall) -> Any:
+    """1 with the given probability, else 0."""
+    return (_uniform(call, 0.0, 1.0) < float(call.args[0])).to(call.t.float32)
+
+
 def _eye(call: InitCall) -> Any:
     return call.t.eye(*call.shape[-2:]).expand(call.shape).clone()
 
@@ -142,6 +147,8 @@ INITIALISERS: dict[str, Initialiser] = {
         Initialiser("uniform", "uniform(low = 0, high = 1)", "Uniform in [low, high).",
                     lambda c: _uniform(c, c.keywords.get("low", 0.0),
                                        c.keywords.get("high", 1.0)), ("low", "high")),
+        Initialiser("bernoulli", "bernoulli(p)", "1 with probability p, else 0: a mask.",
+                    _bernoulli, arity=(1, 1)),
         Initialiser("kaiming_uniform", "kaiming_uniform(a = sqrt(5), copies = 1)",
                     "Uniform with bound sqrt(6 / ((1 + a**2) fan_in)) (He et al. 2015); copies as "
                     "for `normal`.", _in_copies(_kaiming_uniform), ("a", "copies")),

@@ -287,7 +287,7 @@ def test_a_copy_is_a_model_of_its_own(typical: Subject) -> None:
     twin = copy.deepcopy(typical.model)
     assert torch.equal(logits(twin, typical.batch()), before)
     for tensor in harness.only_adapter(twin).parameters().values():
-        tensor.data.mul_(2.0)
+        tensor.data.mul_(2.0).add_(0.1)
     assert not torch.equal(logits(twin, typical.batch()), before)
     assert torch.equal(logits(typical.model, typical.batch()), before)
 

@@ -19,6 +19,24 @@ CASES: list[tuple[str, Args]] = [
     ("hra", {"r": 4}),
     ("randlora", {"r": 4, "alpha": 6.0}),
     ("miss", {"r": 4}),
+    ("hira", {"r": 3}),
+    ("gralora", {"r": 8, "k": 4, "alpha": 6.0}),
+    ("road", {"g": 8}),
+    ("pissa", {"r": 3, "alpha": 6.0}),
+    ("olora", {"r": 3, "alpha": 6.0}),
+    ("goft", {}),
+    ("qgoft", {}),
+    ("mpo", {"r": 3}),
+    ("svfit", {"r": 5}),
+    ("svft", {"k": 6, "w": 2}),
+    ("svft", {"k": 6, "w": 0}),
+    ("surm", {"s": 0.5}),
+    ("surm_adapter", {}),
+    ("melora", {"r": 2, "n": 4}),
+    ("sharelora", {"r": 3}),
+    ("capaboost", {"r": 3, "K": 3}),
+    ("soda", {"r": 3, "p": 4}),
+    ("compacter", {"n": 4, "r": 8}),
 ]
 
 TOLERANCE = 1e-10
@@ -82,12 +100,50 @@ def _randlora(module: Any, site: OneSite) -> None:
     module.randlora_gamma["default"].copy_(params["gamma"])
 
 
+def _gralora(module: Any, site: OneSite) -> None:
+    """PEFT counts the rows of A by output block, and then within it."""
+    k, r, _ = site.params["A"].shape
+    rows = site.params["A"].unflatten(1, [r // k, k]).transpose(1, 2).flatten(1, 2)
+    module.gralora_A["default"].copy_(rows.transpose(1, 2))
+    module.gralora_B["default"].copy_(site.params["B"].transpose(1, 2))
+
+
+def _hira(module: Any, site: OneSite) -> None:
+    module.hira_A["default"].copy_(site.params["A"])
+    module.hira_B["default"].copy_(site.params["B"])
+
+
+def _road(module: Any, site: OneSite) -> None:
+    module.road_theta["default"].copy_(site.params["theta"].flatten())
+    module.road_alpha["default"].copy_(site.params["alpha"].flatten())
+
+
+def _lora(module: Any, site: OneSite) -> None:
+    """Our base keeps its weight; PEFT takes off what its matrices start with."""
+    site.params |= {
+        "A_0": module.lora_A["default"].weight.double(),
+        "B_0": module.lora_B["default"].weight.double(),
+    }
+    module.lora_A["default"].weight.copy_(site.params["A"])
+    module.lora_B["default"].weight.copy_(site.params["B"])
+
+
+def _low_rank(start: str) -> Any:
+    return peft.LoraConfig(target_modules=["only"], r=R, lora_alpha=8, init_lora_weights=start)
+
+
 LIBRARY: dict[str, tuple[Args, Callable[[], Any], Copy]] = {
     "c3a": ({"b": 8}, lambda: peft.C3AConfig(target_modules=["only"], block_size=8), _c3a),
     "hra": ({"r": R}, lambda: peft.HRAConfig(target_modules=["only"], r=R), _hra),
     "miss": ({"r": R}, lambda: peft.MissConfig(target_modules=["only"], r=R), _miss),
     "randlora": ({"r": R, "alpha": 8.0}, lambda: peft.RandLoraConfig(
         target_modules=["only"], r=R, randlora_alpha=8), _randlora),
+    "hira": ({"r": R}, lambda: peft.HiraConfig(target_modules=["only"], r=R), _hira),
+    "gralora": ({"r": 8, "k": 4, "alpha": 6.0}, lambda: peft.GraloraConfig(
+        target_modules=["only"], r=8, gralora_k=4, alpha=6), _gralora),
+    "road": ({"g": 8}, lambda: peft.RoadConfig(target_modules=["only"], group_size=8), _road),
+    "pissa": ({"r": R, "alpha": 8.0}, lambda: _low_rank("pissa"), _lora),
+    "olora": ({"r": R, "alpha": 8.0}, lambda: _low_rank("olora"), _lora),
 }  # fmt: skip
 
 

@@ -11,9 +11,17 @@ from peftlang.ir.types import Type, TypeFact
 
 def _kron_rule(call: Signature) -> Type:
     a, b = constant(call, 0), constant(call, 1)
-    if len(a.dims) != 2 or len(b.dims) != 2:
-        raise TypeFact(f"two matrices are wanted, and these are {a} and {b}", code="T209")
-    return a.with_dims(a.dims[0] * b.dims[0], a.dims[1] * b.dims[1])
+    if not 2 <= len(a.dims) == len(b.dims) <= 3 or a.dims[:-2] != b.dims[:-2]:
+        raise TypeFact(f"two matrices are wanted, or as many in each of two stacks, and these are "
+                       f"{a} and {b}", code="T209")  # fmt: skip
+    return a.with_dims(*a.dims[:-2], a.dims[-2] * b.dims[-2], a.dims[-1] * b.dims[-1])
+
+
+def _kron(call: Evaluation) -> Any:
+    a, b = call.args
+    if len(call.types[0].dims) == 2:
+        return call.t.kron(a.contiguous(), b.contiguous())
+    return call.t.einsum("nij,nkl->nikjl", a, b).flatten(1, 2).flatten(2, 3)
 
 
 def _through_kron(call: Evaluation, vectors: Any, transposed: bool) -> Any:
@@ -99,8 +107,8 @@ def _train_cost(call: Apply, size: Size) -> tuple[int, int]:
 
 
 BLOCKS = (
-    Builtin("kron", "kron(A, B)", "Kronecker product of two matrices.", (2, 2), _kron_rule,
-            lambda c: c.t.kron(*(m.contiguous() for m in c.args)), linear=(0, 1), zero="any",
+    Builtin("kron", "kron(A, B)", "Kronecker product of two matrices, or of each pair in two "
+            "stacks.", (2, 2), _kron_rule, _kron, linear=(0, 1), zero="any",
             fast=Fast(_through_kron, _kron_cost)),
     Builtin("block_diag", "block_diag(B)", "The block-diagonal matrix of blocks `[n, rows, "
             "columns]`.", (1, 1), _blocks_rule, lambda c: block_diagonal(c.t, c.args[0]),

@@ -1,0 +1,25 @@
+"""GraLoRA, eq. 4: one low-rank matrix at each place of a k by k grid."""
+
+from typing import Any
+
+import torch
+
+
+def reference(site: Any, params: Any, x: Any, h: Any, W: Any, b: Any) -> Any:
+    k, r = site.args["k"], site.args["r"]
+    rows, columns = W.shape[0] // k, W.shape[1] // k
+    grid = []
+    for i in range(k):
+        line = []
+        for j in range(k):
+            # The last row of sub-blocks counts fastest in A; B has its columns in order.
+            block = torch.zeros(rows, columns, dtype=W.dtype)
+            for s in range(r // k):
+                up, down = params["B"][i][:, j * (r // k) + s], params["A"][j][s * k + i]
+                block = block + torch.outer(up, down)
+            line.append(block)
+        grid.append(torch.cat(line, dim=1))
+    return h + site.args["alpha"] / r * (x @ torch.cat(grid, dim=0).T)
+
+
+POSITIONS = ("attn.q", "attn.v")
