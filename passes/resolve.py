@@ -208,9 +208,10 @@ def _check(use: Use, site: Site) -> None:
 
 
 def _check_names(method: Method, site: Site) -> None:
-    read = set(method.targets)
-    for composition in method.compositions:
-        read |= names(composition.value)
+    own = {tensor.name for tensor in method.tensors} | {entry.name for entry in method.inputs}
+    starts = (tensor.init.expression for tensor in method.tensors)
+    values = [c.value for c in method.compositions] + [start for start in starts if start]
+    read = set(method.targets) | (names(*values) - own)
     if "W" in read and site.weight is None:
         raise _absent("W", method, site, "no weight of its own")
     if "b" in read and site.bias is None:

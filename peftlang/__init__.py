@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from peftlang.pipeline import remove as remove
     from peftlang.pipeline import save as save
     from peftlang.pipeline import set_active as set_active
+    from peftlang.runtime.rates import parameter_groups as parameter_groups
 
     __version__: str
 
@@ -37,6 +38,7 @@ _HOMES = {
     "PeftError": "peftlang.diagnostics",
     **dict.fromkeys(_OF_THE_PIPELINE, "peftlang.pipeline"),
     **dict.fromkeys(_OF_MERGING, "peftlang.merging"),
+    "parameter_groups": "peftlang.runtime.rates",
 }
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "inputs",
     "load",
     "merge",
+    "parameter_groups",
     "remove",
     "save",
     "set_active",

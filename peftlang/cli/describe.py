@@ -33,15 +33,15 @@ def use_facts(use: Use) -> dict[str, Any]:
         "doc": method.doc,
         "arguments": dict(use.args),
         "dimensions": _dimensions(method, str(use.selector)),
-        "trains": [_tensor(t.name, t.dims, t.shared) for t in per_site],
-        "keeps": [_tensor(t.name, t.dims, t.shared) for t in method.tensors if not t.trainable],
+        "trains": [_tensor(t.name, t.dims, t.across) for t in per_site],
+        "keeps": [_tensor(t.name, t.dims, t.across) for t in method.tensors if not t.trainable],
         "inputs": [_tensor(i.name, i.dims, None) for i in method.inputs],
         "promises": [contract.text or contract.property for contract in method.contracts],
     }
 
 
 def _dimensions(method: Method, selector: str) -> dict[str, str]:
-    shared = [f"{t.name} across {t.shared}" for t in method.tensors if t.shared]
+    shared = [f"{t.name} across {t.across}" for t in method.tensors if t.shared]
     return {
         "function": method.text.get("function", "none: the composition says it all"),
         "position": selector,

@@ -12,7 +12,7 @@ Value: TypeAlias = int | float | bool | str
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _INTEGER = re.compile(r"[+-]?[0-9]+\Z")
-_CLAUSES = ("function", "insertion", "composition", "sharing", "penalty", "ensure")
+_CLAUSES = ("function", "insertion", "composition", "sharing", "penalty", "rate", "ensure")
 
 Spec = Annotated[
     str,

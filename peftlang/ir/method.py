@@ -8,9 +8,9 @@ from peftlang.ir.dims import Dim
 from peftlang.ir.expr import Expr, Rewriter, Scalar, substitute
 from peftlang.ir.selector import Frozen, Selector
 
-Axis = Literal["model", "stack", "layers", "roles"]
-"""Who shares: every site of the model; of one stack of layers; the sites with one role, across
-layers; the sites of one layer, across roles."""
+Axis = Literal["model", "stack", "stacks", "layers", "roles"]
+"""Who shares: every site of the model; of one stack of layers; the sites with one role and layer,
+across stacks; the sites with one role, across layers; the sites of one layer, across roles."""
 
 
 class HyperParameter(Frozen):
@@ -48,6 +48,8 @@ class TensorDef(Frozen):
 
     Attributes:
         shared: The axis across which one tensor serves many sites; None for one per site.
+        group: How many neighbouring layers share, where not all do.
+        rate: Learning rate as a multiple of the adapter's; None for the same.
         kind: float, or int for index sets.
     """
 
@@ -56,8 +58,15 @@ class TensorDef(Frozen):
     init: Init
     trainable: bool
     shared: Axis | None = None
+    group: Dim | None = None
+    rate: Expr | None = None
     kind: Literal["float", "int"] = "float"
     span: tuple[int, int] | None = None
+
+    @property
+    def across(self) -> str | None:
+        """Who shares, as it is written: ``layers``, ``layers(4)``."""
+        return f"{self.shared}({self.group})" if self.group is not None else self.shared
 
 
 class InputDef(Frozen):
@@ -176,7 +185,13 @@ def fixed(method: Method, args: dict[str, Scalar]) -> Method:
     return method.model_copy(
         update={
             "tensors": tuple(
-                d.model_copy(update={"init": _fixed_init(d.init, rewrite)}) for d in method.tensors
+                d.model_copy(
+                    update={
+                        "init": _fixed_init(d.init, rewrite),
+                        "rate": d.rate and rewrite(d.rate),
+                    }
+                )
+                for d in method.tensors
             ),
             "lets": tuple((name, rewrite(value)) for name, value in method.lets),
             "function": method.function and (method.function[0], rewrite(method.function[1])),

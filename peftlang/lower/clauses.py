@@ -42,6 +42,7 @@ class Clauses:
     sharings: list[Placed[n.Sharing]] = field(default_factory=list)
     shared_inline: bool = True
     penalties: list[Placed[n.Penalty]] = field(default_factory=list)
+    rates: list[Placed[n.Rate]] = field(default_factory=list)
     ensures: list[Placed[n.Ensure]] = field(default_factory=list)
 
     def values(self) -> Iterator[Placed[n.Expr]]:
@@ -64,9 +65,18 @@ class Clauses:
         for entry in self.inputs:
             for expr in (*entry.node.dims, entry.node.type):
                 yield Placed(expr, entry.source)
+        for rate in self.rates:
+            yield Placed(rate.node.value, rate.source)
+        for expr, source in self._group_sizes():
+            yield Placed(expr, source)
         for ensure in self.ensures:
             for expr in ensure.node.properties:
                 yield Placed(expr, ensure.source)
+
+    def _group_sizes(self) -> Iterator[tuple[n.Expr, Source]]:
+        axes = [(tensor.node.shared, tensor.source) for tensor in self.tensors]
+        axes += [(sharing.node.axis, sharing.source) for sharing in self.sharings]
+        return ((axis.size, source) for axis, source in axes if isinstance(axis, n.Grouped))
 
     def texts(self) -> dict[str, str]:
         """Source text of each dimension, as `explain` shows it."""
@@ -86,6 +96,8 @@ class Clauses:
             add("sharing", sharing.text.removeprefix("sharing"))
         for penalty in self.penalties:
             add("penalty", penalty.text.removeprefix("penalty"))
+        for rate in self.rates:
+            add("rate", rate.text.removeprefix("rate"))
         return {key: "\n".join(lines) for key, lines in found.items()}
 
 
@@ -117,6 +129,7 @@ def gather(
     if instead.sharings:
         found.sharings, found.shared_inline = instead.sharings, False
     found.penalties = instead.penalties or found.penalties
+    found.rates = instead.rates or found.rates
     found.ensures = instead.ensures or found.ensures
     found.position = at or found.position
     return found
@@ -125,6 +138,7 @@ def gather(
 _LISTS = {
     n.Param: "tensors", n.Buffer: "tensors", n.Input: "inputs", n.Let: "lets",
     n.Sharing: "sharings", n.Penalty: "penalties", n.Ensure: "ensures",
+    n.Rate: "rates",
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from peftlang.lower.report import Fragment, Place, Report
 from peftlang.syntax import nodes as n
 from peftlang.syntax import parse
 
-_WORDS = ("function", "insertion", "composition", "sharing", "penalty")
+_WORDS = ("function", "insertion", "composition", "sharing", "penalty", "rate")
 _ASSIGNED = re.compile(rf"\s*({'|'.join(_WORDS)})\s*=\s*(?=\S)")
 _END = "\n}\n"
 

@@ -192,8 +192,10 @@ def _declared(method: Definition) -> set[str]:
 
 
 def _expressions(clause: n.Clause) -> Iterator[n.Expr]:
-    if isinstance(clause, n.Function | n.Composition | n.Penalty):
+    if isinstance(clause, n.Function | n.Composition | n.Penalty | n.Rate):
         yield clause.value
+    elif isinstance(clause, n.Sharing) and isinstance(clause.axis, n.Grouped):
+        yield clause.axis.size
     elif isinstance(clause, n.Ensure):
         yield from clause.properties
 

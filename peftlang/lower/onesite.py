@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, cast
 from peftlang.diagnostics import Source
 from peftlang.ir.dims import Dim
 from peftlang.ir.expr import Expr
-from peftlang.ir.method import Axis, HyperParameter, InputDef, Method, TensorDef
+from peftlang.ir.method import HyperParameter, InputDef, Method, TensorDef
 from peftlang.ir.selector import Selector
 from peftlang.ir.types import Level, Type
 from peftlang.lower.clauses import Clauses, Placed
@@ -17,10 +17,11 @@ from peftlang.lower.expressions import OF_ATTENTION, Expressions, Resolve
 from peftlang.lower.initial import Initials
 from peftlang.lower.names import Names, check_hiding
 from peftlang.lower.ordering import dependency_order
+from peftlang.lower.rates import Rates
 from peftlang.lower.report import Place, Report
 from peftlang.lower.resolving import Resolver
 from peftlang.lower.scopes import Site
-from peftlang.lower.sharing import shared_axes
+from peftlang.lower.sharing import Shared, shared_axes
 from peftlang.lower.tree import read
 from peftlang.syntax import nodes as n
 
@@ -96,6 +97,9 @@ class OneSite:
 
     def _lower_tensors(self) -> list[TensorDef | None]:
         axes = shared_axes(self._clauses, self._report)
+        self._rates = Rates(self._reader(self._names_here.initial), self._report).lower(
+            self._clauses
+        )
         initials = Initials(
             self._reader(self._names_here.initial), self._dimensions, self._report,
             lambda name: name in self._names.declared,
@@ -103,7 +107,7 @@ class OneSite:
         return [self._tensor(entry, initials, axes) for entry in self._clauses.tensors]
 
     def _tensor(
-        self, entry: Placed[n.Param | n.Buffer], initials: Initials, axes: dict[str, Axis]
+        self, entry: Placed[n.Param | n.Buffer], initials: Initials, axes: dict[str, Shared]
     ) -> TensorDef | None:
         node, source = entry.node, entry.source
         name, trainable = node.name.text, isinstance(node, n.Param)
@@ -116,10 +120,25 @@ class OneSite:
         self._tensors[name] = Type(dims, Level.CONST, cast("Literal['float', 'int']", kind))
         if found is None:
             return None
+        shared = axes.get(name)
         return TensorDef(
-            name=name, dims=dims, init=found[0], trainable=trainable, shared=axes.get(name),
+            name=name, dims=dims, init=found[0], trainable=trainable,
+            shared=shared.axis if shared else None, group=self._group(shared),
+            rate=self._rates.get(name),
             kind=cast("Literal['float', 'int']", kind), span=(node.span.start, node.span.end),
         )  # fmt: skip
+
+    def _group(self, shared: Shared | None) -> Dim | None:
+        """The size of a group of layers: whole numbers and hyper-parameters alone."""
+        if shared is None or shared.size is None:
+            return None
+        found = self._dimensions.read(shared.size.node, shared.size.source, sized=True)
+        whole = found is None or found.symbols <= set(self._names.symbols)
+        if found is None or (whole and found.constant != 0):
+            return found
+        self._report.error("M307", "a group is of so many layers, the same everywhere",
+                           shared.size.place, help="write a whole number")  # fmt: skip
+        return None
 
     def _shape(self, dims: Iterable[n.Expr], source: Source) -> tuple[Dim, ...] | None:
         read_dims = [self._dimensions.read(dim, source, sized=True) for dim in dims]

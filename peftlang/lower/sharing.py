@@ -1,23 +1,32 @@
 """Which tensors are one and the same at several sites."""
 
+from dataclasses import dataclass
 from typing import cast, get_args
 
 from peftlang.diagnostics import Source, did_you_mean
 from peftlang.ir.method import Axis
-from peftlang.lower.clauses import Clauses
+from peftlang.lower.clauses import Clauses, Placed
 from peftlang.lower.report import Place, Report
 from peftlang.syntax import nodes as n
 
 AXES: tuple[str, ...] = get_args(Axis)
 
 
-def shared_axes(clauses: Clauses, report: Report) -> dict[str, Axis]:
+@dataclass(frozen=True)
+class Shared:
+    """Who shares a tensor: an axis, and the size of a group along it where not all share."""
+
+    axis: Axis
+    size: Placed[n.Expr] | None = None
+
+
+def shared_axes(clauses: Clauses, report: Report) -> dict[str, Shared]:
     """The axis of every tensor that is shared, from declarations and ``sharing`` clauses.
 
     Reports M306 for a name that is no tensor, M307 for an unknown axis, and M301 for a tensor
     whose axis is said twice.
     """
-    found: dict[str, Axis] = {}
+    found: dict[str, Shared] = {}
     tensors = {entry.node.name.text for entry in clauses.tensors}
     for entry in clauses.tensors:
         if entry.node.shared is not None and clauses.shared_inline:
@@ -41,16 +50,22 @@ def shared_axes(clauses: Clauses, report: Report) -> dict[str, Axis]:
 
 
 def _share(
-    found: dict[str, Axis], ident: n.Ident, axis: n.Ident, source: Source, report: Report
+    found: dict[str, Shared], ident: n.Ident, axis: n.Axis, source: Source, report: Report
 ) -> None:
-    if axis.text not in AXES:
+    name = axis.name if isinstance(axis, n.Grouped) else axis
+    if name.text not in AXES:
         report.error(
-            "M307", f"`{axis.text}` is not something to share across", Place(source, axis.span),
-            help=did_you_mean(axis.text, AXES) or f"there are {', '.join(AXES)}",
+            "M307", f"`{name.text}` is not something to share across", Place(source, name.span),
+            help=did_you_mean(name.text, AXES) or f"there are {', '.join(AXES)}",
         )  # fmt: skip
+        return
+    if name is not axis and name.text != "layers":
+        report.error("M307", f"`{name.text}` has no groups", Place(source, axis.span),
+                     help="`layers(4)` is a group of four layers")  # fmt: skip
         return
     if ident.text in found:
         report.error("M301", f"the sharing of `{ident.text}` is said twice",
                      Place(source, ident.span))  # fmt: skip
         return
-    found[ident.text] = cast("Axis", axis.text)
+    size = Placed(axis.size, source) if isinstance(axis, n.Grouped) else None
+    found[ident.text] = Shared(cast("Axis", name.text), size)

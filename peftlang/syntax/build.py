@@ -203,7 +203,13 @@ class Build:
     def sharing(self, children: list[Any]) -> n.Sharing:
         if len(children) == 2:
             return n.Sharing(span_of(children), (), None)
-        return n.Sharing(span_of(children), children[1].items(), _ident(children[3]))
+        return self._kept(n.Sharing(span_of(children), children[1].items(), children[3]))
+
+    def grouped_axis(self, children: list[Any]) -> n.Grouped:
+        return n.Grouped(span_of(children), _ident(children[0]), children[2])
+
+    def rate(self, children: list[Any]) -> n.Rate:
+        return self._kept(n.Rate(span_of(children), children[1].items(), children[3]))
 
     def penalty(self, children: list[Any]) -> n.Penalty:
         return self._kept(n.Penalty(span_of(children), children[1]))

@@ -74,7 +74,13 @@ def _value(clause: Declaration) -> str:
 def _shared(clause: Declaration) -> str:
     if isinstance(clause, n.Input) or clause.shared is None:
         return ""
-    return f"  shared across {clause.shared.text}"
+    return f"  shared across {_axis(clause.shared)}"
+
+
+def _axis(axis: n.Axis) -> str:
+    if isinstance(axis, n.Ident):
+        return axis.text
+    return f"{axis.name.text}({expression(axis.size, column=-WIDTH * 100)})"
 
 
 def _declaration(clause: Declaration, widest: _Columns) -> str:
@@ -146,7 +152,11 @@ def said(clause: n.Clause, indent: int, column: int) -> str:  # noqa: PLR0911 --
             return clause.form.text
         case n.Sharing():
             names = ", ".join(name.text for name in clause.names)
-            return f"{names} across {clause.axis.text}" if clause.axis else "none"
+            return f"{names} across {_axis(clause.axis)}" if clause.axis else "none"
+        case n.Rate():
+            names = ", ".join(name.text for name in clause.names)
+            value = expression(clause.value, indent=indent, column=column + len(names) + 3)
+            return f"{names} = {value}"
         case n.Penalty():
             return expression(clause.value, indent=indent, column=column)
         case n.Ensure():

@@ -30,6 +30,7 @@ CLAUSES = {
         "composition",
         "sharing",
         "penalty",
+        "rate",
         "ensure",
     )
 }

@@ -29,6 +29,7 @@ _SHAPES = {
     "COMPOSITION": "composition h = h + delta",
     "SHARING": "sharing A, B across model",
     "PENALTY": "penalty beta * sum(A)",
+    "RATE": "rate B = 16",
     "ENSURE": "ensure identity_at_init, mergeable",
     "TRAIN": "train norm.weight, norm.bias",
     "USE": "lora(r = 8) at attn.q with insertion parallel",
@@ -134,7 +135,7 @@ def _override(place: Place) -> Diagnostic | None:
     return place.says(
         "P015",
         f"a use cannot say `{text}` otherwise",
-        "after `with` stand function, insertion, composition, sharing or penalty",
+        "after `with` stand function, insertion, composition, sharing, penalty or rate",
     )
 
 

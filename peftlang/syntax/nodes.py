@@ -239,13 +239,24 @@ Selector = Role | Glob | Either | Scoped
 
 
 @dataclass(frozen=True, slots=True)
+class Grouped(Node):
+    """`layers(4)` after `across`: so many neighbours share, rather than all."""
+
+    name: Ident
+    size: Expr
+
+
+Axis = Ident | Grouped
+
+
+@dataclass(frozen=True, slots=True)
 class Param(Node):
     """`param NAME[dims] ~ init shared across AXIS`: a trainable tensor."""
 
     name: Ident
     dims: tuple[Expr, ...]
     init: Expr
-    shared: Ident | None = None
+    shared: Axis | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +266,7 @@ class Buffer(Node):
     name: Ident
     dims: tuple[Expr, ...]
     init: Expr
-    shared: Ident | None = None
+    shared: Axis | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,13 +321,21 @@ class Sharing(Node):
     """`sharing NAMES across AXIS`; `sharing none` has no names and no axis."""
 
     names: tuple[Ident, ...]
-    axis: Ident | None
+    axis: Axis | None
 
 
 @dataclass(frozen=True, slots=True)
 class Penalty(Node):
     """`penalty value`: a term added to the training loss."""
 
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Rate(Node):
+    """`rate NAMES = value`: the learning rate of tensors, as a multiple of the adapter's."""
+
+    names: tuple[Ident, ...]
     value: Expr
 
 
@@ -338,6 +357,7 @@ Clause = (
     | Composition
     | Sharing
     | Penalty
+    | Rate
     | Ensure
 )
 

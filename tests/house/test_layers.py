@@ -34,7 +34,7 @@ LAYERS: dict[str, set[str]] = {
         "verifying",
         "__init__", "typer", "rich", "torch", "safetensors",
     },
-    "__init__": {"diagnostics", "pipeline", "merging", "verifying"},
+    "__init__": {"runtime", "diagnostics", "pipeline", "merging", "verifying"},
     "__main__": {"cli"},
 }  # fmt: skip
 

@@ -47,7 +47,7 @@ def _tensor(tensor: TensorDef) -> str:
     word = "param" if tensor.trainable else "buffer"
     dims = ", ".join(map(str, tensor.dims))
     text = f"{word} {tensor.name}[{dims}] {tensor.kind} ~ {_init(tensor.init)}"
-    return f"{text} shared across {tensor.shared}" if tensor.shared else text
+    return f"{text} shared across {tensor.across}" if tensor.shared else text
 
 
 def _contract(contract: Contract) -> str:

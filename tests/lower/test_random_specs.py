@@ -116,7 +116,7 @@ def tensors(method: Any) -> dict[str, torch.Tensor]:
     "param p[r, d_x] ~ normal(std = r)", "buffer p[n] ~ W", "let h = p", "let p = q", "let q = p",
     "function delta = p * h", "function delta = x", "composition W = W + p", "insertion sequential",
     "position attn.core, ffn", "position \"*\"", "position prompt", "sharing p across model",
-    "sharing none", "penalty sum(p)", "ensure mergeable", "ensure rank(W) <= r",
+    "sharing none", "penalty sum(p)", "rate p = 2.0 * r", "ensure mergeable", "ensure rank(W) <= r",
     "ensure equivalent(m(r = 1))", "ensure trainable == d_h", "input p : index(r)", "input i : int",
 ]), max_size=14))  # fmt: skip
 def test_random_clauses_never_raise(lines: list[str]) -> None:

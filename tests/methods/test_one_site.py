@@ -34,6 +34,7 @@ CASES: list[tuple[str, Args]] = [
     ("surm_adapter", {}),
     ("melora", {"r": 2, "n": 4}),
     ("sharelora", {"r": 3}),
+    ("lora_plus", {"r": 3}),
     ("capaboost", {"r": 3, "K": 3}),
     ("soda", {"r": 3, "p": 4}),
     ("compacter", {"n": 4, "r": 8}),

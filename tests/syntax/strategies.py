@@ -10,7 +10,7 @@ from peftlang.syntax import nodes as n
 AT = Span(0, 0)
 WORDS = (
     *("param", "buffer", "input", "let", "position", "function", "insertion", "composition"),
-    *("sharing", "penalty", "ensure", "method", "adapter", "from", "import", "train", "at"),
+    *("sharing", "penalty", "rate", "ensure", "method", "adapter", "from", "import", "train", "at"),
     *("with", "in", "except", "where", "over", "across", "shared", "none", "carry", "select"),
 )
 
@@ -98,10 +98,11 @@ selectors: st.SearchStrategy[n.Selector] = st.recursive(
 
 _at = st.just(AT)
 _dims = st.lists(expressions, max_size=3).map(tuple)
-_shared = st.one_of(st.none(), idents)
+_axis = st.one_of(idents, st.builds(n.Grouped, _at, idents, expressions))
+_shared = st.one_of(st.none(), _axis)
 _sharing = st.one_of(
     st.just(n.Sharing(AT, (), None)),
-    st.builds(n.Sharing, _at, st.lists(idents, min_size=1, max_size=3).map(tuple), idents),
+    st.builds(n.Sharing, _at, st.lists(idents, min_size=1, max_size=3).map(tuple), _axis),
 )
 overrides = st.one_of(
     st.builds(n.Function, _at, idents, expressions),
@@ -109,6 +110,7 @@ overrides = st.one_of(
     st.builds(n.Composition, _at, idents, expressions),
     _sharing,
     st.builds(n.Penalty, _at, expressions),
+    st.builds(n.Rate, _at, st.lists(idents, min_size=1, max_size=3).map(tuple), expressions),
 )
 clauses = st.one_of(
     st.builds(n.Param, _at, idents, _dims, expressions, _shared),

@@ -351,4 +351,28 @@ method m {
 }
 """,
     ),
+    Code(
+        "M317",
+        "a learning rate of what does not learn",
+        "`rate NAMES = value` is the learning rate of parameters of the method, as a multiple of "
+        "the adapter's. Buffers have none.",
+        example="""\
+method m(r: int = 8) {
+    buffer A[r, d_x] ~ normal
+    param  B[d_h, r] ~ zeros
+    rate A = 16
+    position attn.q
+    function delta = B @ (A @ x)
+}
+""",
+        fixed="""\
+method m(r: int = 8) {
+    buffer A[r, d_x] ~ normal
+    param  B[d_h, r] ~ zeros
+    rate B = 16
+    position attn.q
+    function delta = B @ (A @ x)
+}
+""",
+    ),
 )
