@@ -174,7 +174,7 @@ def fill(saved: Saved, tensors: AdapterTensors) -> None:
 
 
 def _is_kept(tensors: AdapterTensors, name: str) -> bool:
-    """Random buffers are rebuilt from the seed; everything else is stored."""
+    """Buffers that follow from the seed are rebuilt; everything else is stored."""
     return tensors.is_persistent(name)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from peftlang.diagnostics import PeftError
+from peftlang.ir.expr import names
 from peftlang.ir.inits import INITIALISERS, InitCall
 from peftlang.ir.interpret import Interpreter
 from peftlang.ir.method import Init, TensorDef, fixed
@@ -99,7 +100,7 @@ def create(
                 raise _misshapen(definition, group, value, site)
             kind = like.dtype if dtype is None else dtype
             value = value.to(like.device, kind if value.is_floating_point() else value.dtype)
-            persistent = definition.trainable or definition.init.expression is not None
+            persistent = definition.trainable or start.reads_the_base(group)
             store.add(
                 group.name, value.contiguous(), trainable=group.trainable, persistent=persistent
             )
@@ -147,6 +148,24 @@ class Start:
         """The declaration that a group comes from."""
         use = self._plan.uses[group.members[0][0]]
         return next(d for d in use.method.tensors if d.name == group.tensor)
+
+    def reads_the_base(self, group: ParamGroup) -> bool:
+        """Whether a tensor starts from the base's weights, by itself or by way of others.
+
+        What does is saved, and what the seed gives is not. The base may be another one when the
+        adapter is loaded, and a decomposition is not the same to the last bit on every machine.
+        """
+        defined = {d.name: d for d in self._plan.uses[group.members[0][0]].method.tensors}
+        pending, seen = [group.tensor], set[str]()
+        while pending:
+            name = pending.pop()
+            if name not in defined:
+                return True
+            init = defined[name].init
+            if name not in seen and init.expression is not None:
+                pending += names(init.expression)
+            seen.add(name)
+        return False
 
     def __call__(self, group: ParamGroup) -> Tensor:
         """The initial value of a group; that of its first site, where it is shared."""

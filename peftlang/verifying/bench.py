@@ -218,9 +218,11 @@ def _inputs(placed: Placed, dtype: torch.dtype) -> Values:
 
 
 def _tensors(placed: Placed, frozen: Values, dtype: torch.dtype, *, initial: bool) -> Values:
-    found = {}
+    found, starts = {}, dict(frozen)
+    interpret = Interpreter(torch, placed.sizes, starts.__getitem__)
     for definition in placed.method.tensors:
-        value = _start(placed, definition, frozen)
+        value = _start(placed, definition, interpret)
+        starts[definition.name] = value
         if definition.trainable and not initial:
             noise = torch.randn(
                 value.shape, generator=_generator(placed, f"noise.{definition.name}"),
@@ -233,10 +235,9 @@ def _tensors(placed: Placed, frozen: Values, dtype: torch.dtype, *, initial: boo
     return found
 
 
-def _start(placed: Placed, definition: TensorDef, frozen: Values) -> Tensor:
-    """A tensor as it starts: drawn in float32, or computed from the site's own weights."""
+def _start(placed: Placed, definition: TensorDef, interpret: Interpreter) -> Tensor:
+    """A tensor as it starts: drawn in float32, or computed from weights and earlier tensors."""
     init, shape = definition.init, placed.shape(definition.dims)
-    interpret = Interpreter(torch, placed.sizes, lambda name: frozen[name])
     if init.expression is not None:
         value = interpret(init.expression)
         if not isinstance(value, Tensor):

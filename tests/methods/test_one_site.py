@@ -103,8 +103,7 @@ def _randlora(module: Any, site: OneSite) -> None:
 
 def _gralora(module: Any, site: OneSite) -> None:
     """PEFT counts the rows of A by output block, and then within it."""
-    k, r, _ = site.params["A"].shape
-    rows = site.params["A"].unflatten(1, [r // k, k]).transpose(1, 2).flatten(1, 2)
+    rows = site.params["A"].transpose(1, 2).flatten(1, 2)
     module.gralora_A["default"].copy_(rows.transpose(1, 2))
     module.gralora_B["default"].copy_(site.params["B"].transpose(1, 2))
 

@@ -15,7 +15,7 @@ def reference(site: Any, params: Any, x: Any, h: Any, W: Any, b: Any) -> Any:
             # The last row of sub-blocks counts fastest in A; B has its columns in order.
             block = torch.zeros(rows, columns, dtype=W.dtype)
             for s in range(r // k):
-                up, down = params["B"][i][:, j * (r // k) + s], params["A"][j][s * k + i]
+                up, down = params["B"][i][:, j * (r // k) + s], params["A"][j, s, i]
                 block = block + torch.outer(up, down)
             line.append(block)
         grid.append(torch.cat(line, dim=1))

@@ -1,9 +1,11 @@
 """Tensors that start from the base's weights, or from where other tensors start."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import peftlang
@@ -54,6 +56,28 @@ def test_a_random_start_can_be_read_by_what_is_declared_after() -> None:
     weight = model.get_parameter("bert.encoder.layer.0.attention.self.query.weight")
     assert torch.equal(site["A_0"], 2 * site["A"])
     torch.testing.assert_close(site["B"], weight @ site["A"].T)
+
+
+def test_only_buffers_that_the_seed_gives_are_rebuilt(tmp_path: Path) -> None:
+    spec = """method m(r: int = 2) {
+        buffer A[r, d_x]    ~ normal
+        buffer A_2[r, d_x]  ~ 2.0 * A
+        buffer B_0[d_h, r]  ~ W @ transpose(A)
+        buffer B_1[d_h, r]  ~ 0.5 * B_0
+        param  B[d_h, r]    ~ B_1
+        position attn.q
+        composition h = h + B @ (A_2 @ x) - B_0 @ (A @ x) + 0.0 * (B_1 @ (A @ x))
+    }"""
+    model, tensors = started(spec)
+    peftlang.save(model, tmp_path / "saved")
+    stored = load_file(tmp_path / "saved" / "adapter.safetensors")
+    assert {name.rpartition(".")[2] for name in stored} == {"B", "B_0", "B_1"}
+    other = build("tiny-bert")
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(2)
+    (adapter,) = peftlang.adapters(peftlang.load(other, tmp_path / "saved")).values()
+    assert all(torch.equal(adapter.tensors()[name], t) for name, t in tensors.items())
 
 
 def test_more_singular_values_than_there_are_is_an_error() -> None:

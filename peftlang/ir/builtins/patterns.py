@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from peftlang.diagnostics import PeftError
 from peftlang.ir.builtins.layout import pieces
 from peftlang.ir.builtins.operands import constant, shaped
 from peftlang.ir.builtins.table import Builtin, Evaluation, Fast, Signature, Size
@@ -58,6 +59,11 @@ def _banded_rule(call: Signature) -> Type:
 def _bands(call: Evaluation) -> list[tuple[int, Any]]:
     """Offset and entries of each diagonal, from the lowest."""
     width, beside = call.size(call.result.dims[0]), int(call.args[2])
+    if not 0 <= beside < width:
+        raise PeftError(
+            f"a band of {beside} on each side does not fit a matrix of {width} rows",
+            code="S408", help="choose a narrower band",
+        )  # fmt: skip
     offsets = range(-beside, beside + 1)
     parts = pieces(call.args[0], [width - abs(k) for k in offsets], 0)
     return list(zip(offsets, parts, strict=True))
