@@ -258,6 +258,21 @@ def _unfrozen(
     return found
 
 
+def _lies_in_scope(parameter: str, target: Target, sites: Sequence[Site]) -> bool:
+    """Whether a site that the scopes leave owns the parameter, or is a layer that holds it."""
+    if not (target.layers or target.sides or target.where):
+        return True
+    return any(
+        _in_scope(target, site)
+        and (
+            parameter in (site.weight, site.bias)
+            or (site.role == "block" and not target.where
+                and parameter.startswith(f"{site.path}."))
+        )
+        for site in sites
+    )  # fmt: skip
+
+
 def _parameters(target: Target, sites: Sequence[Site], parameters: Iterable[str]) -> set[str]:
     if target.kind == "glob":
         pattern = target.text
@@ -267,7 +282,7 @@ def _parameters(target: Target, sites: Sequence[Site], parameters: Iterable[str]
         role, which = target.text, ""
     if role in {"", "all"} or target.text in {"bias", "weight"}:
         suffix = f".{which or target.text}" if target.text != "all" else ""
-        return {p for p in parameters if p.endswith(suffix)}
+        return {p for p in parameters if p.endswith(suffix) and _lies_in_scope(p, target, sites)}
     narrowed = target.model_copy(update={"kind": "role", "text": role})
     found: set[str] = set()
     for site in sites:
