@@ -85,12 +85,13 @@ def _contract_cost(call: Apply) -> Dim:
 
 def _function(
     name: str, doc: str, compute: Callable[[Any, Any], Any], *, at_zero: bool,
-    activation: bool = True, linear: bool = False,
+    activation: bool = True, linear: bool = False, transparent: bool = False,
 ) -> Builtin:  # fmt: skip
     return Builtin(
         name, f"{name}(x)", doc, (1, 1), _same,
         lambda c: on_number(name, c.args[0]) if _is_number(c.args[0]) else compute(c.t, c.args[0]),
         linear=(0,) if linear else (), zero="all" if at_zero else "never", activation=activation,
+        transparent=transparent,
     )  # fmt: skip
 
 
@@ -127,7 +128,8 @@ ARITHMETIC = (
               lambda t, x: t.nn.functional.softplus(x), at_zero=False),
     _function("leaky_relu", "max(x, 0.01 x).",
               lambda t, x: t.nn.functional.leaky_relu(x), at_zero=True),
-    _function("identity", "x itself.", lambda t, x: x, at_zero=True, linear=True),
+    _function("identity", "x itself.", lambda t, x: x, at_zero=True, linear=True,
+              transparent=True),
     _function("exp", "Exponential.", lambda t, x: t.exp(x), at_zero=False),
     _function("log", "Natural logarithm.", lambda t, x: t.log(x), at_zero=False),
     _function("sqrt", "Square root.", lambda t, x: t.sqrt(x), at_zero=True,

@@ -101,7 +101,7 @@ ATTENTION = (
             cost=lambda c: 2 * product((*c.type.dims, c.args[0].type.dims[-1]))),
     Builtin("prefix_mass", "prefix_mass(q, P, k)", "The share of the attention that falls on the "
             "keys `P` when they stand before the site's own keys `k`, masks included "
-            "(He et al. 2022, eq. 7-9).", (3, 3), _mass_rule, _mass,
+            "(He et al. 2022, eq. 7-9).", (3, 3), _mass_rule, _mass, reads="seen",
             cost=lambda c: 2 * product((c.args[1].type.dims[0], *c.args[0].type.dims))),
     Builtin("tokens", "tokens(first = n, last = m)", "1 for the first n and the last m tokens of "
             "the prompt, 0 for the others; padding and generated tokens do not count.", (0, 0),

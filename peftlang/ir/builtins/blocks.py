@@ -109,10 +109,11 @@ def _train_cost(call: Apply, size: Size) -> tuple[int, int]:
 BLOCKS = (
     Builtin("kron", "kron(A, B)", "Kronecker product of two matrices, or of each pair in two "
             "stacks.", (2, 2), _kron_rule, _kron, linear=(0, 1), zero="any",
-            fast=Fast(_through_kron, _kron_cost)),
+            eye="eye", orthogonal="operands", fast=Fast(_through_kron, _kron_cost)),
     Builtin("block_diag", "block_diag(B)", "The block-diagonal matrix of blocks `[n, rows, "
             "columns]`.", (1, 1), _blocks_rule, lambda c: block_diagonal(c.t, c.args[0]),
-            linear=(0,), zero="all", fast=Fast(_through_blocks, _blocks_cost)),
+            linear=(0,), zero="all", eye="eye", orthogonal="operands",
+            fast=Fast(_through_blocks, _blocks_cost)),
     Builtin("tensor_train", "tensor_train(T_1, ..., T_n)", "The matrix-product operator of cores "
             "`[r, rows, columns, r']`: its rows are all combinations of the cores' rows, and so "
             "its columns; the outermost bonds are 1.", (1, 8), _train_rule, _train,

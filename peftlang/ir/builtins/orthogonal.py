@@ -192,24 +192,27 @@ ORTHOGONAL = (
             zero="all"),
     Builtin("cayley", "cayley(S)", "The Cayley transform (I - S) (I + S)^-1: orthogonal when S is "
             "skew-symmetric.", (1, 1), square, _cayley, single_precision=True,
+            eye="zero", orthogonal="skew",
             cost=lambda c: 2 * product((*c.type.dims, c.type.dims[-1]))),
     Builtin("orthonormal", "orthonormal(M)", "The matrix whose rows are those of `M[r, d]`, "
             "r <= d, made orthonormal one after the other (Gram-Schmidt): `M` itself when its "
             "rows are orthonormal already.", (1, 1), _orthonormal_rule, _orthonormal,
+            keeps_orthonormal=True, orthogonal="always",
             cost=lambda c: 2 * product((c.type.dims[0], *c.type.dims)), single_precision=True),
     Builtin("householder", "householder(U)", "The product of the reflections I - 2 u u' / (u' u) "
             "of the rows of `U[r, d]`, the first one leftmost.", (1, 1), _householder_rule,
-            _householder, single_precision=True, cost=_householder_dense_cost,
+            _householder, single_precision=True, orthogonal="always",
+            cost=_householder_dense_cost,
             fast=Fast(_reflect, _householder_cost)),
     Builtin("rotation", "rotation(a)", "For each angle the block `[[cos, -sin], [sin, cos]]`.",
-            (1, 1), _rotation_rule, _rotation),
+            (1, 1), _rotation_rule, _rotation, eye="zero", orthogonal="always"),
     Builtin("givens", "givens(R)", "The product of blocks `[d - 1, 2, 2]`, each of which turns "
             "two coordinates: in the first round, which acts first, neighbours; in each further "
             "one neighbours among the first of each pair (Ma et al. 2024, GOFT).", (1, 1),
-            _givens_rule, _givens, cost=lambda c: 12 * c.type.size,
+            _givens_rule, _givens, eye="eye", orthogonal="operands", cost=lambda c: 12 * c.type.size,
             fast=Fast(_turn, _givens_cost)),
     Builtin("butterfly", "butterfly(R)", "The product of block-butterfly factors `[m, n, b, b]`, "
             "the last stage outermost (Liu et al. 2024, BOFT).", (1, 1), _butterfly_rule,
-            _butterfly, cost=_butterfly_dense_cost,
+            _butterfly, eye="eye", orthogonal="operands", cost=_butterfly_dense_cost,
             fast=Fast(_through_butterfly, _butterfly_cost)),
 )  # fmt: skip

@@ -119,7 +119,7 @@ def _through_diagonal(call: Evaluation, vectors: Any, transposed: bool) -> Any:
 
 PATTERNS = (
     Builtin("diag", "diag(v)", "The square matrix with a vector on its diagonal.", (1, 1),
-            _diag_rule, lambda c: c.t.diag_embed(c.args[0]), linear=(0,), zero="all",
+            _diag_rule, lambda c: c.t.diag_embed(c.args[0]), linear=(0,), zero="all", eye="ones",
             fast=Fast(_through_diagonal, lambda c, size: (0, size(c.type.dims[0])))),
     Builtin("scatter", "scatter(c, E, rows, columns)", "The matrix that is zero but for `c` at "
             "the places `E[n, 2]`.", (4, 4), _scatter_rule, _scatter, linear=(0,), zero="any",

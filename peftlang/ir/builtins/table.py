@@ -126,6 +126,14 @@ class Builtin:
             each alone (``*``).
         zero: Whether the result is zero when "any" operand of ``linear`` is, when "all" operands
             are, or "never" for certain (this proves identity at initialisation).
+        eye: The result is the identity matrix when every operand is this: ``"zero"``,
+            ``"ones"`` (every element 1) or ``"eye"`` itself.
+        transparent: The result is the first operand, in eval mode.
+        keeps_orthonormal: An operand whose rows start orthonormal is the result.
+        orthogonal: The result is orthogonal ``"always"``, when its operand is ``"skew"``, or when
+            its operands are (``"operands"``).
+        reads: Whose values the result at one token may depend on: the token's ``own``, those that
+            it has ``seen`` (masks included), or ``all``.
         cost: Floating-point operations, for one token or one row where the level says so.
         fast: For a structured matrix, how it is multiplied without being written out.
         over: True when a call names the dimensions it works over.
@@ -144,6 +152,11 @@ class Builtin:
     linear: tuple[int, ...] = ()
     jointly: bool = False
     zero: Literal["any", "all", "never"] = "never"
+    eye: Literal["zero", "ones", "eye"] | None = None
+    transparent: bool = False
+    keeps_orthonormal: bool = False
+    orthogonal: Literal["always", "skew", "operands"] | None = None
+    reads: Literal["own", "seen", "all"] = "own"
     cost: Cost = lambda call: call.type.size
     fast: Fast | None = None
     over: bool = False

@@ -205,6 +205,7 @@ TENSORS = (
             lambda c: _standardise(c, centre=False), over=True, keywords=("eps",)),
     Builtin("transpose", "transpose(M)", "The last two dimensions exchanged.", (1, 1),
             _transpose_rule, lambda c: c.args[0].transpose(-1, -2), linear=(0,), zero="all",
+            eye="eye",
             cost=lambda c: Dim.of(0)),
     Builtin("outer", "outer(a, b)", "All products of an element of each, dimensions in order.",
             (2, 2), _outer_rule, _outer, linear=(0, 1), zero="any"),

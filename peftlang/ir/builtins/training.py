@@ -63,9 +63,9 @@ def _expected_l0(call: Evaluation) -> Any:
 TRAINING = (
     Builtin("dropout", "dropout(x, p)", "Zero each element with probability p in training, and "
             "scale the others by 1 / (1 - p); `x` itself otherwise.", (2, 2), _dropout_rule,
-            _dropout, linear=(0,), zero="any", random=True),
+            _dropout, linear=(0,), zero="any", transparent=True, random=True),
     Builtin("stop_gradient", "stop_gradient(x)", "`x`, through which no gradient flows.", (1, 1),
-            _first, _detached, linear=(0,), zero="all",
+            _first, _detached, linear=(0,), zero="all", transparent=True,
             cost=lambda c: Dim.of(0)),
     Builtin("hard_concrete", "hard_concrete(a)", "A gate in [0, 1] that is exactly 0 or 1 with "
             "positive probability; sampled in training (Louizos et al. 2018, eq. 10-12).", (1, 1),
