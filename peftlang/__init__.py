@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from peftlang.pipeline import save as save
     from peftlang.pipeline import set_active as set_active
     from peftlang.runtime.rates import parameter_groups as parameter_groups
+    from peftlang.verifying import verify as verify
 
     __version__: str
 
@@ -39,6 +40,7 @@ _HOMES = {
     **dict.fromkeys(_OF_THE_PIPELINE, "peftlang.pipeline"),
     **dict.fromkeys(_OF_MERGING, "peftlang.merging"),
     "parameter_groups": "peftlang.runtime.rates",
+    "verify": "peftlang.verifying",
 }
 
 __all__ = [
@@ -56,6 +58,7 @@ __all__ = [
     "save",
     "set_active",
     "unmerge",
+    "verify",
     "why_not_mergeable",
 ]
 

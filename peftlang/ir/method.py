@@ -103,6 +103,7 @@ class Contract(Frozen):
         bound: Its right-hand side.
         method: The name of the other method, for ``equivalent``.
         arguments: Its arguments.
+        tensors: For the other method's tensors, this one's, where the names differ.
     """
 
     property: str
@@ -111,6 +112,7 @@ class Contract(Frozen):
     bound: Expr | None = None
     method: str | None = None
     arguments: tuple[tuple[str, Expr], ...] = ()
+    tensors: tuple[tuple[str, str], ...] = ()
     text: str = ""
     span: tuple[int, int] | None = None
 

@@ -30,21 +30,17 @@ class Proof:
 
 def prove(contract: Contract, method: Method, role: str) -> Proof:
     """Decide one contract of a method, its arguments fixed, at one role."""
-    match contract.property:
-        case "identity_at_init":
-            return starts_at_the_base(method)
-        case "mergeable":
-            return mergeable(method, role)
-        case "trainable":
-            return trainable(contract, method)
-        case "causal" | "token_local":
-            return local(method, role, strict=contract.property == "token_local")
-        case "orthogonal" if contract.subject is not None:
-            return orthogonal(contract.subject)
-        case "rank" if contract.subject is not None:
-            return rank(contract)
-        case "symmetric" if contract.subject is not None:
-            return symmetric(contract.subject)
+    name, subject = contract.property, contract.subject
+    if name in ("causal", "token_local"):
+        return local(method, role, strict=name == "token_local")
+    by_role = {"identity_at_init": lambda: starts_at_the_base(method),
+               "mergeable": lambda: mergeable(method, role),
+               "trainable": lambda: trainable(contract, method)}  # fmt: skip
+    if name in by_role:
+        return by_role[name]()
+    of_matrix = {"orthogonal": orthogonal, "symmetric": symmetric}
+    if subject is not None:
+        return rank(contract) if name == "rank" else of_matrix[name](subject)
     return Proof("undecided", "decided by running")
 
 

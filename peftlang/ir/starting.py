@@ -64,8 +64,8 @@ def _started(name: str, inits: Mapping[str, Init]) -> Value:
 def _applied(node: Apply, args: list[Value], known: Mapping[int, Value]) -> Value:
     entry = BUILTINS[node.op]
     relevant = [args[i] for i in entry.linear if i < len(args)] or args
-    vanishes = {"any": any, "all": all, "never": lambda _: False}[entry.zero]
-    if relevant and vanishes([value == ZERO for value in relevant]):
+    zeros = [value == ZERO for value in relevant]
+    if (entry.zero == "any" and any(zeros)) or (entry.zero == "all" and zeros and all(zeros)):
         return ZERO
     if entry.transparent or (entry.keeps_orthonormal and args[0][0] == "rows"):
         return args[0]
@@ -97,7 +97,10 @@ def _arithmetic(node: Apply, args: list[Value]) -> Value | None:
         return ("num", -args[0][1])
     if len(args) != 2 or node.op not in ("+", "-", "*", "/", "@"):
         return None
-    left, right = args
+    return _of_two(node, *args)
+
+
+def _of_two(node: Apply, left: Value, right: Value) -> Value | None:
     if left[0] == right[0] == "num" and node.op != "@":
         return _folded(node.op, left[1], right[1])
     neutral = {"+": ZERO, "-": ZERO, "*": ("num", 1.0), "/": ("num", 1.0), "@": ("eye",)}[node.op]

@@ -126,8 +126,8 @@ class Contracts:
     def _equivalent(
         self, expr: n.Call, source: Source, text: str, span: tuple[int, int]
     ) -> Contract | None:
-        only = expr.arguments[0] if len(expr.arguments) == 1 else None
-        other = only.value if isinstance(only, n.Argument) and only.name is None else None
+        first, *named = expr.arguments or (None,)
+        other = first.value if isinstance(first, n.Argument) and first.name is None else None
         if not isinstance(other, n.Call | n.Name):
             place = Place(source, expr.span)
             self._report.error("M308", "`equivalent` speaks of one method", place,
@@ -143,10 +143,35 @@ class Contracts:
             return None
         given = other.arguments if isinstance(other, n.Call) else ()
         arguments = self._arguments(given, definition, source)
-        if arguments is None:
+        tensors = self._correspondence(named, definition, source)
+        if arguments is None or tensors is None:
             return None
         return Contract(property="equivalent", method=name.text, arguments=tuple(arguments),
-                        text=text, span=span)  # fmt: skip
+                        tensors=tensors, text=text, span=span)  # fmt: skip
+
+    def _correspondence(
+        self, named: Iterable[n.Argument | n.Over | None], definition: Definition, source: Source
+    ) -> tuple[tuple[str, str], ...] | None:
+        """``A = P_k``: the other method's tensor ``A`` is this one's ``P_k``."""
+        theirs, ours = _tensors(definition), _tensors(self._wanted.definition)
+        found: list[tuple[str, str]] = []
+        for argument in named:
+            key = argument.name if isinstance(argument, n.Argument) else None
+            value = argument.value if isinstance(argument, n.Argument) else None
+            if key is None or not isinstance(value, n.Name):
+                span = argument.span if argument is not None else definition.node.span
+                self._report.error("M308", "a correspondence is of two tensors",
+                                   Place(source, span),
+                                   help="write `their_tensor = my_tensor`")  # fmt: skip
+                return None
+            for name, known, node in ((key.text, theirs, key), (value.text, ours, value)):
+                if name not in known:
+                    self._report.error("M308", f"there is no tensor `{name}`",
+                                       Place(source, node.span),
+                                       help=did_you_mean(name, known))  # fmt: skip
+                    return None
+            found.append((key.text, value.text))
+        return tuple(found)
 
     def _arguments(
         self, given: Iterable[n.Argument | n.Over], definition: Definition, source: Source
@@ -176,3 +201,8 @@ class Contracts:
             self._report.error("N111", f"`{definition.name}` needs `{missing[0]}`", None)
             return None
         return list(found.items())
+
+
+def _tensors(definition: Definition) -> list[str]:
+    clauses = definition.node.clauses
+    return [c.name.text for c in clauses if isinstance(c, n.Param | n.Buffer)]

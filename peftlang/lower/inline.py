@@ -86,7 +86,8 @@ def _equivalents(clause: n.Clause, method: Definition) -> Iterator[tuple[n.Node,
             if not isinstance(node, n.Call) or node.function.text != "equivalent":
                 continue
             for argument in node.arguments:
-                value = argument.value if isinstance(argument, n.Argument) else None
+                named = not isinstance(argument, n.Argument) or argument.name is not None
+                value = None if named or isinstance(argument, n.Over) else argument.value
                 name: n.Node | None = value.function if isinstance(value, n.Call) else None
                 if isinstance(value, n.Name):
                     name = value

@@ -6,15 +6,21 @@ confirm what a site cannot show.
 
 from peftlang.verifying.comparing import Comparison, compare
 from peftlang.verifying.references import Reference, load_reference
+from peftlang.verifying.report import Report, Row
 from peftlang.verifying.running import CounterExample, Difference
 from peftlang.verifying.subject import Subject
+from peftlang.verifying.verify import replay, verify
 
 __all__ = [
     "Comparison",
     "CounterExample",
     "Difference",
     "Reference",
+    "Report",
+    "Row",
     "Subject",
     "compare",
     "load_reference",
+    "replay",
+    "verify",
 ]

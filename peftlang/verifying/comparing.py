@@ -85,9 +85,9 @@ def difference(placed: Placed, reference: Reference) -> float:
         PeftError: V8xx, the reference gives no usable answer.
     """
     site: Bench = unless_unfit(lambda: bench(placed))
-    ours = unless_unfit(lambda: _evaluated(site, lambda own, values: site.run(
-        tensors=own, leaves=_leaves(site, values))))  # fmt: skip
-    theirs = _evaluated(site, lambda own, values: _guarded(reference, site, own, values))
+    ours = unless_unfit(lambda: evaluated(site, lambda own, values: site.run(
+        tensors=own, leaves=leaves_of(site, values))))  # fmt: skip
+    theirs = evaluated(site, lambda own, values: _guarded(reference, site, own, values))
     _check_answer(theirs, ours, reference, placed)
     return compared(ours, theirs, placed.situation.dtype)
 
@@ -101,11 +101,12 @@ class Evaluated:
     attached: bool
 
 
-def _leaves(site: Bench, values: Values) -> Values:
+def leaves_of(site: Bench, values: Values) -> Values:
+    """The hidden states among the names in scope that are inputs of the whole."""
     return {name: values[name] for name in site.leaves}
 
 
-def _evaluated(site: Bench, run: Callable[[Values, Values], Outcome]) -> Evaluated:
+def evaluated(site: Bench, run: Callable[[Values, Values], Outcome]) -> Evaluated:
     """Run a function of fresh copies of the leaves, and differentiate its output."""
     torch.manual_seed(tensor_seed(site.placed.situation.seed, "random"))
     own = {n: t.detach().clone().requires_grad_(t.requires_grad) for n, t in site.tensors.items()}

@@ -34,6 +34,7 @@ class Subject:
     args: Mapping[str, Scalar] = field(default_factory=dict)
     at: str | None = None
     overrides: Sequence[str] = ()
+    _others: dict[str, "Subject"] = field(default_factory=dict)
     _built: dict[tuple[Any, ...], Adapter | PeftError] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -74,6 +75,13 @@ class Subject:
         if isinstance(found, PeftError):
             raise found
         return found
+
+    def other(self, method: str, adapter: Adapter) -> "Subject":
+        """The method that a contract names, from this spec or from what it imports."""
+        if method not in self._others:
+            known = method in self.loaded.unit.names
+            self._others[method] = Subject(self.spec if known else adapter.source, method)
+        return self._others[method]
 
     @cached_property
     def choices(self) -> dict[str, tuple[Scalar, ...]]:

@@ -93,4 +93,11 @@ VERIFYING: tuple[Code, ...] = (
         example="`ensure mergeable` in a method with `d_x / b` and `--set b=0`.",
         runs=False,
     ),
+    Code(
+        "V813",
+        "a promise that a spec does not keep",
+        "`report.check()` raises this; the report has the counter-example.",
+        example="`ensure identity_at_init` where every tensor starts from a normal.",
+        runs=False,
+    ),
 )

@@ -209,7 +209,8 @@ ORTHOGONAL = (
     Builtin("givens", "givens(R)", "The product of blocks `[d - 1, 2, 2]`, each of which turns "
             "two coordinates: in the first round, which acts first, neighbours; in each further "
             "one neighbours among the first of each pair (Ma et al. 2024, GOFT).", (1, 1),
-            _givens_rule, _givens, eye="eye", orthogonal="operands", cost=lambda c: 12 * c.type.size,
+            _givens_rule, _givens, eye="eye", orthogonal="operands",
+            cost=lambda c: 12 * c.type.size,
             fast=Fast(_turn, _givens_cost)),
     Builtin("butterfly", "butterfly(R)", "The product of block-butterfly factors `[m, n, b, b]`, "
             "the last stage outermost (Liu et al. 2024, BOFT).", (1, 1), _butterfly_rule,

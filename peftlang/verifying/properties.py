@@ -1,0 +1,242 @@
+"""Each property of the language, tried at one site with real tensors."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from peftlang.ir.expr import DimValue, Expr, Ref, postorder
+from peftlang.ir.interpret import Interpreter
+from peftlang.ir.method import Contract
+from peftlang.ir.positions import BLOCK, CORE, EMBED, POSITIONS, PROJECTION, PROMPT
+from peftlang.ir.types import Level
+from peftlang.verifying.bench import Bench, Values, bench
+from peftlang.verifying.comparing import TOLERANCES, checked, compared, evaluated, leaves_of
+from peftlang.verifying.others import run_as
+from peftlang.verifying.running import Broken, Difference, unless_unfit
+from peftlang.verifying.situation import Placed
+from peftlang.verifying.subject import Subject
+
+EXACT = {"float64": 1e-12, "float32": 1e-6, "bfloat16": 2e-2}
+"""What rounding may do to a function that is the identity in exact arithmetic."""
+
+Check = Callable[[Placed], float]
+
+
+def check_of(contract: Contract, subject: Subject) -> Check:
+    """The check of one contract; it returns its largest error, or raises `Broken`."""
+    found: dict[str, Callable[[Placed, Contract], float]] = {
+        "identity_at_init": _identity,
+        "mergeable": _mergeable,
+        "trainable": _trainable,
+        "token_local": _local,
+        "causal": _local,
+        "orthogonal": _orthogonal,
+        "symmetric": _symmetric,
+        "rank": _rank,
+    }
+    if contract.property == "equivalent":
+        return lambda placed: _equivalent(placed, contract, subject)
+    return lambda placed: found[contract.property](placed, contract)
+
+
+def gradients_flow(placed: Placed) -> float:
+    """Every tensor that trains has a gradient, away from where it starts."""
+    site = unless_unfit(lambda: bench(placed))
+    if placed.method.penalties:
+        return 0.0
+    found = unless_unfit(lambda: evaluated(
+        site, lambda own, values: site.run(tensors=own, leaves=leaves_of(site, values))
+    ))  # fmt: skip
+    for name in site.trained:
+        read = any(_reads(c.value, name) for c in placed.method.compositions)
+        if not read or not bool(torch.isfinite(found.gradients[name]).all()):
+            raise Broken(note=f"no finite gradient reaches `{name}`")
+        dead = float(found.gradients[name].abs().max()) == 0.0
+        if dead and not _behind_a_gate(placed):
+            raise Broken(note=f"the gradient of `{name}` is zero")
+    return 0.0
+
+
+def _reads(expr: Expr, name: str) -> bool:
+    return any(isinstance(node, Ref) and node.name == name for node in postorder(expr))
+
+
+def _behind_a_gate(placed: Placed) -> bool:
+    """Small sites can leave a tensor without a gradient: a gate that is shut, one key alone."""
+    gates = {"relu", "hard_concrete", "tokens", "softmax", "index", "layer_norm", "max",
+             "leaky_relu", "skew", "butterfly", "scatter", "prefix_mass", "attend",
+             "orthonormal", "householder"}  # fmt: skip
+    nodes = [n for c in placed.method.compositions for n in postorder(c.value)]
+    small = POSITIONS[placed.situation.role] is CORE
+    return small or any(getattr(n, "op", "") in gates for n in nodes)
+
+
+def _identity(placed: Placed, _: Contract) -> float:
+    site = unless_unfit(lambda: bench(placed, initial=True))
+    with torch.no_grad():
+        wanted = site.values()["h"]
+        got = unless_unfit(lambda: site.run().h)
+    return _close("h", got, wanted, EXACT[placed.situation.dtype])
+
+
+def _close(what: str, got: Tensor, wanted: Tensor, tolerance: float) -> float:
+    if got.shape != wanted.shape:
+        raise Broken(note=f"{what} is {list(got.shape)}, and the base's is {list(wanted.shape)}")
+    got, wanted = got.detach().double(), wanted.detach().double()
+    apart = (got - wanted).abs() / max(float(wanted.abs().max()), 1e-12)
+    error = float(apart.max())
+    if not error <= tolerance:
+        index = tuple((~(apart <= tolerance)).nonzero()[0].tolist())
+        raise Broken(Difference(what, index, float(got[index]), float(wanted[index]), error))
+    return error
+
+
+def _trainable(placed: Placed, contract: Contract) -> float:
+    assert isinstance(contract.bound, DimValue)
+    site = unless_unfit(lambda: bench(placed))
+    got = sum(value.numel() for value in site.trained.values())
+    wanted = contract.bound.dim.evaluate(placed.sizes)
+    holds = {
+        "==": got == wanted, "<=": got <= wanted, ">=": got >= wanted,
+        "<": got < wanted, ">": got > wanted,
+    }[contract.relation or "=="]  # fmt: skip
+    if not holds:
+        raise Broken(Difference("trained numbers", (), got, wanted, abs(got - wanted) / wanted))
+    return 0.0
+
+
+def _mergeable(placed: Placed, _: Contract) -> float:
+    """Affine in what the neighbouring weights read, alike for every token and row."""
+    role = placed.situation.role
+    scope = POSITIONS[role]
+    if scope in (CORE, BLOCK, PROMPT):
+        raise Broken(note=f"`{role}` has no weights to take the change")
+    site = unless_unfit(lambda: bench(placed))
+    if scope is EMBED:
+        return 0.0
+    name = "h" if scope is not PROJECTION and "h" in site.leaves else "x"
+    first, second, third = (_spread(site, name, key) for key in ("first", "second", "third"))
+    outputs = unless_unfit(lambda: [
+        _output(site, {name: value}, other="1") for value in (first, second, third)
+    ])  # fmt: skip
+    mixed = _output(site, {name: first + second - third}, other="2")
+    tolerance = TOLERANCES[placed.situation.dtype]
+    error = _close("h", mixed, outputs[0] + outputs[1] - outputs[2], tolerance)
+    flat = mixed.flatten(0, 1)
+    return max(error, _close("h", mixed, flat[0].expand_as(mixed), tolerance))
+
+
+def _spread(site: Bench, name: str, key: str) -> Tensor:
+    """One random vector at every token and row."""
+    like = site.leaves[name]
+    generator = torch.Generator().manual_seed(site.placed.situation.seed)
+    rows = {"first": 0, "second": 1, "third": 2}[key]
+    drawn = torch.randn([3, *like.shape[2:]], generator=generator, dtype=torch.float64)[rows]
+    spread: Tensor = drawn.to(like.dtype).expand(like.shape)
+    return spread
+
+
+def _output(site: Bench, changed: Values, *, other: str) -> Tensor:
+    """The output with some hidden states given and every other one drawn anew."""
+    generator = torch.Generator().manual_seed(site.placed.situation.seed + int(other))
+    leaves = {
+        name: changed.get(name, torch.randn(value.shape, generator=generator, dtype=torch.float64)
+                          .to(value.dtype))
+        for name, value in site.leaves.items()
+    }  # fmt: skip
+    with torch.no_grad():
+        return site.run(leaves=leaves).h
+
+
+def _local(placed: Placed, contract: Contract) -> float:
+    """Change one token's values; the method's outputs at the others stay as they were."""
+    site = unless_unfit(lambda: bench(placed))
+    scope, tokens = POSITIONS[placed.situation.role], placed.situation.sizes["tokens"]
+    strict = contract.property == "token_local"
+    if scope is PROMPT:
+        raise Broken(note="every token may read what is put before the sequence")
+    with torch.no_grad():
+        before = unless_unfit(lambda: site.run().h)
+        for at in range(tokens):
+            after = site.run(leaves=_moved(site, at, keys=not strict)).h
+            kept = [t for t in range(tokens) if t != at and (strict or t < at)]
+            if not strict and scope is CORE and not placed.situation.causal:
+                kept = []
+            for t in kept:
+                checked(f"h at token {t} (token {at} moved)", after[:, t], before[:, t],
+                        placed.situation.dtype)  # fmt: skip
+    return 0.0
+
+
+def _moved(site: Bench, at: int, *, keys: bool) -> Values:
+    scope = POSITIONS[site.placed.situation.role]
+    found = {}
+    for name, value in site.leaves.items():
+        value = value.detach().clone()
+        if scope[name].level is Level.TOKEN or (keys and at < value.shape[1]):
+            value[:, at] += 1
+        found[name] = value
+    return found
+
+
+def _subject(placed: Placed, contract: Contract) -> Tensor:
+    site = unless_unfit(lambda: bench(placed))
+    assert contract.subject is not None
+    values = site.values()
+
+    def lookup(name: str) -> Tensor:
+        if name == "x" and placed.method.insertion == "sequential":
+            name = "h"
+        own = {**values, **site.inputs, **site.tensors}
+        return own[name]
+
+    interpret = Interpreter(torch, placed.sizes, lookup)
+    subject = contract.subject
+    with torch.no_grad():
+        found: Tensor = unless_unfit(lambda: interpret(subject))
+    return found.double()
+
+
+def _orthogonal(placed: Placed, contract: Contract) -> float:
+    matrix = _subject(placed, contract)
+    wide = matrix.shape[-2] <= matrix.shape[-1]
+    gram = matrix @ matrix.mT if wide else matrix.mT @ matrix
+    wanted = torch.eye(gram.shape[-1], dtype=gram.dtype).expand_as(gram)
+    what = "M M'" if wide else "M' M"
+    return _close(what, gram, wanted, 1e-9 if placed.situation.dtype == "float64" else 1e-3)
+
+
+def _symmetric(placed: Placed, contract: Contract) -> float:
+    matrix = _subject(placed, contract)
+    return _close("M", matrix, matrix.mT, 1e-9 if placed.situation.dtype == "float64" else 1e-4)
+
+
+def _rank(placed: Placed, contract: Contract) -> float:
+    assert isinstance(contract.bound, DimValue)
+    matrix, bound = _subject(placed, contract), contract.bound.dim.evaluate(placed.sizes)
+    tolerance = 1e-9 if placed.situation.dtype == "float64" else 1e-4
+    got = int(torch.linalg.matrix_rank(matrix, rtol=tolerance).max())
+    holds = {"<=": got <= bound, "<": got < bound, "==": got == bound, ">=": got >= bound,
+             ">": got > bound}[contract.relation or "<="]  # fmt: skip
+    if not holds:
+        raise Broken(Difference("rank", (), got, bound, abs(got - bound) / max(bound, 1)))
+    return 0.0
+
+
+def _equivalent(placed: Placed, contract: Contract, subject: Subject) -> float:
+    site = unless_unfit(lambda: bench(placed))
+    interpret = Interpreter(torch, placed.sizes, lambda name: site.tensors[name])
+    args = {name: interpret(value) for name, value in contract.arguments}
+    assert contract.method is not None
+    use = subject.other(contract.method, placed.adapter).build(args).uses[0]
+    ours = unless_unfit(lambda: evaluated(
+        site, lambda own, values: site.run(tensors=own, leaves=leaves_of(site, values))
+    ))  # fmt: skip
+    theirs = evaluated(
+        site, lambda own, values: run_as(use, site, own, values, dict(contract.tensors))
+    )
+    return compared(ours, theirs, placed.situation.dtype)
+
+
+__all__ = ["check_of", "gradients_flow"]

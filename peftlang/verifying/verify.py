@@ -1,0 +1,174 @@
+"""`verify`: every contract of a spec, what every method should keep, and a reference."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from peftlang.ir.expr import Scalar
+from peftlang.ir.method import Contract, Use, fixed
+from peftlang.ir.proofs import Proof, prove
+from peftlang.verifying.comparing import compare, difference
+from peftlang.verifying.properties import Check, check_of, gradients_flow
+from peftlang.verifying.references import load_reference
+from peftlang.verifying.report import Report, Row
+from peftlang.verifying.running import Broken, CounterExample, Difference, search
+from peftlang.verifying.situation import Situation, placed, situations
+from peftlang.verifying.subject import Subject, roles_of
+from peftlang.verifying.whole import on_a_model
+
+Observer = Callable[[str, int], None]
+"""Told what is being checked, and on how many examples so far."""
+
+FLOW = "gradients reach every tensor"
+
+
+def verify(
+    spec: str | Path,
+    /,
+    *,
+    against: str | Path | None = None,
+    model: str | None = None,
+    whole: bool = True,
+    entry: str | None = None,
+    at: str | None = None,
+    overrides: Sequence[str] = (),
+    args: Mapping[str, Scalar] | None = None,
+    examples: int = 40,
+    seed: int = 0,
+    observe: Observer = lambda _what, _count: None,
+) -> Report:
+    """Decide what a spec promises, and hold it to a reference.
+
+    Each `ensure` clause is decided from the text where that is possible, and always tried at many
+    small sites with real tensors; a failure is shrunk. A small model confirms what a site cannot
+    show.
+
+    Args:
+        spec: A ``.peft`` file, a name in the standard library, or spec text.
+        against: A Python file with ``reference``, a spec, or ``prefix:name``. A file is run.
+        model: The model of the whole-model checks; None takes the cheapest preset that fits.
+        whole: Whether to check a whole model at all.
+        entry: Which adapter or method of the spec; needed when it has several.
+        at: A selector in place of the position.
+        overrides: Clauses in place of the spec's.
+        args: Hyper-parameters that stay as they are; the others vary.
+        examples: How many sites for each property.
+        seed: The same seed tries the same sites.
+        observe: Told of progress.
+
+    Returns:
+        The report; ``report.holds`` is the verdict, and ``report.check()`` raises it.
+
+    Raises:
+        PeftError: the spec is wrong or does not fit the model; V8xx, the reference is unusable.
+    """
+    begun = time.monotonic()
+    subject = Subject(spec, entry, dict(args or {}), at, tuple(overrides))
+    reference = load_reference(against) if against is not None else None
+    rows: list[Row] = []
+    uses = [use for use in subject.default.uses if roles_of(use)]
+    for use in uses:
+        rows += [
+            _decided(subject, use, contract, examples, seed, observe)
+            for contract in use.method.contracts
+        ]
+        rows.append(_tried(subject, use, FLOW, gradients_flow, examples, seed, observe))
+    if reference is not None:
+        found = compare(subject, reference, examples=examples, seed=seed,
+                        tick=lambda n: observe(f"equals {reference.name}", n))  # fmt: skip
+        rows.append(Row(f"equals {reference.name}", "", "run", found.examples, found.worst,
+                        holds=found.failure is None, failure=found.failure))  # fmt: skip
+    on: str | None = None
+    if whole:
+        observe("a whole model", 0)
+        on, more = on_a_model(subject, model)
+        rows += more
+    promised = any(use.method.contracts for use in subject.default.uses)
+    return Report(
+        subject, tuple(rows), None if against is None else str(against), on,
+        time.monotonic() - begun, generic_only=not promised and reference is None,
+    )  # fmt: skip
+
+
+def _decided(
+    subject: Subject, use: Use, contract: Contract, examples: int, seed: int, observe: Observer
+) -> Row:
+    """A contract from its text, for every role, and by running."""
+    method = fixed(use.method, use.args)
+    text = contract.text or contract.property
+    proofs = [prove(contract, method, role) for role in roles_of(use)]
+    ran = _tried(subject, use, text, check_of(contract, subject), examples, seed, observe)
+    return _joined(ran, proofs)
+
+
+def _joined(ran: Row, proofs: list[Proof]) -> Row:
+    reasons = "; ".join(dict.fromkeys(p.reason for p in proofs))
+    if not ran.holds:
+        refuted = any(p.verdict == "refuted" for p in proofs)
+        return _with(ran, "both" if refuted else "run", reasons if refuted else ran.reason)
+    if any(p.verdict == "refuted" for p in proofs):
+        wrong = next(p for p in proofs if p.verdict == "refuted")
+        return Row(ran.property, ran.use, "refuted", ran.examples, ran.worst, holds=False,
+                   reason=wrong.reason)  # fmt: skip
+    return _with(ran, "both" if all(p.verdict == "proved" for p in proofs) else "run", reasons)
+
+
+def _with(row: Row, how: str, reason: str) -> Row:
+    return Row(row.property, row.use, "both" if how == "both" else "run", row.examples, row.worst,
+               row.holds, reason, row.failure)  # fmt: skip
+
+
+def _tried(
+    subject: Subject, use: Use, text: str, check: Check, examples: int, seed: int,
+    observe: Observer,
+) -> Row:  # fmt: skip
+    found = search(situations(subject, use=use.label), check, examples=examples, seed=seed,
+                   tick=lambda n: observe(text, n))  # fmt: skip
+    failure = None
+    if found.broken is not None:
+        failure = CounterExample(text, found.broken.situation, found.broken.difference,
+                                 found.broken.note)  # fmt: skip
+    return Row(text, use.label, "run", found.examples, found.worst, failure is None, "", failure)
+
+
+def replay(
+    spec: str | Path, text: str, /, *, entry: str | None = None, at: str | None = None,
+    overrides: Sequence[str] = (), against: str | Path | None = None, **situation: Any,
+) -> Difference | str:  # fmt: skip
+    """Run one property at one site again, as a counter-example's script does.
+
+    Args:
+        spec: As for `verify`.
+        text: The property, as the report writes it.
+        entry: As for `verify`.
+        at: As for `verify`.
+        overrides: As for `verify`.
+        against: As for `verify`, where ``text`` is a comparison.
+        **situation: The fields of a `Situation`; ``args`` has every hyper-parameter.
+
+    Returns:
+        The first differing place, or a sentence; ``"it holds"`` where it does.
+
+    Raises:
+        PeftError: the spec or the reference is wrong.
+    """
+    where = Situation(**situation)
+    subject = Subject(spec, entry, where.args, at, tuple(overrides))
+    here = placed(subject, where)
+    try:
+        _check_named(text, here.use, subject, against)(here)
+    except Broken as broken:
+        return broken.difference or broken.note
+    return "it holds"
+
+
+def _check_named(text: str, use: Use, subject: Subject, against: str | Path | None) -> Check:
+    if text == FLOW:
+        return gradients_flow
+    for contract in fixed(use.method, use.args).contracts:
+        if text in (contract.text, contract.property):
+            return check_of(contract, subject)
+    assert against is not None, f"no property `{text}`"
+    reference = load_reference(against)
+    return lambda here: difference(here, reference)
