@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from peftlang.diagnostics import PeftError
 from peftlang.ir.inits import INITIALISERS, InitCall
 from peftlang.ir.interpret import Interpreter
 from peftlang.ir.method import Method, TensorDef
@@ -223,6 +224,8 @@ def _tensors(placed: Placed, frozen: Values, dtype: torch.dtype, *, initial: boo
     for definition in placed.method.tensors:
         value = _start(placed, definition, interpret)
         starts[definition.name] = value
+        if value.shape != placed.shape(definition.dims):
+            raise PeftError(f"the start of `{definition.name}` has another shape", code="S408")
         if definition.trainable and not initial:
             noise = torch.randn(
                 value.shape, generator=_generator(placed, f"noise.{definition.name}"),

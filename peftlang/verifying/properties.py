@@ -3,9 +3,10 @@
 from collections.abc import Callable
 
 import torch
+from hypothesis import assume
 from torch import Tensor
 
-from peftlang.ir.expr import DimValue, Expr, Ref, postorder
+from peftlang.ir.expr import DimValue
 from peftlang.ir.interpret import Interpreter
 from peftlang.ir.method import Contract
 from peftlang.ir.positions import BLOCK, CORE, EMBED, POSITIONS, PROJECTION, PROMPT
@@ -40,36 +41,42 @@ def check_of(contract: Contract, subject: Subject) -> Check:
     return lambda placed: found[contract.property](placed, contract)
 
 
-def gradients_flow(placed: Placed) -> float:
-    """Every tensor that trains has a gradient, away from where it starts."""
-    site = unless_unfit(lambda: bench(placed))
-    if placed.method.penalties:
+class GradientsFlow:
+    """Every tensor that trains has a finite gradient, and somewhere one that is not zero.
+
+    A gate that is shut, or one key alone, leaves a tensor without a gradient at some sites.
+
+    Attributes:
+        last: The site that was tried last.
+    """
+
+    def __init__(self) -> None:
+        self._alive: set[str] = set()
+        self._dead: dict[str, None] = {}
+        self.last: Placed | None = None
+
+    def __call__(self, placed: Placed) -> float:
+        """Look at one site; see `Check`."""
+        site = unless_unfit(lambda: bench(placed))
+        assume(all(value.numel() for value in site.tensors.values()))
+        found = unless_unfit(lambda: evaluated(
+            site, lambda own, values: site.run(tensors=own, leaves=leaves_of(site, values))
+        ))  # fmt: skip
+        self.last = placed
+        for name in site.trained:
+            gradient = found.gradients[name]
+            if not bool(torch.isfinite(gradient).all()):
+                raise Broken(note=f"the gradient of `{name}` is not finite")
+            if bool(gradient.abs().max() > 0):
+                self._alive.add(name)
+            elif not placed.method.penalties:
+                self._dead.setdefault(name)
         return 0.0
-    found = unless_unfit(lambda: evaluated(
-        site, lambda own, values: site.run(tensors=own, leaves=leaves_of(site, values))
-    ))  # fmt: skip
-    for name in site.trained:
-        read = any(_reads(c.value, name) for c in placed.method.compositions)
-        if not read or not bool(torch.isfinite(found.gradients[name]).all()):
-            raise Broken(note=f"no finite gradient reaches `{name}`")
-        dead = float(found.gradients[name].abs().max()) == 0.0
-        if dead and not _behind_a_gate(placed):
-            raise Broken(note=f"the gradient of `{name}` is zero")
-    return 0.0
 
-
-def _reads(expr: Expr, name: str) -> bool:
-    return any(isinstance(node, Ref) and node.name == name for node in postorder(expr))
-
-
-def _behind_a_gate(placed: Placed) -> bool:
-    """Small sites can leave a tensor without a gradient: a gate that is shut, one key alone."""
-    gates = {"relu", "hard_concrete", "tokens", "softmax", "index", "layer_norm", "max",
-             "leaky_relu", "skew", "butterfly", "scatter", "prefix_mass", "attend",
-             "orthonormal", "householder"}  # fmt: skip
-    nodes = [n for c in placed.method.compositions for n in postorder(c.value)]
-    small = POSITIONS[placed.situation.role] is CORE
-    return small or any(getattr(n, "op", "") in gates for n in nodes)
+    @property
+    def dead(self) -> list[str]:
+        """Tensors whose gradient was zero at every site so far."""
+        return [name for name in self._dead if name not in self._alive]
 
 
 def _identity(placed: Placed, _: Contract) -> float:
@@ -188,14 +195,15 @@ def _subject(placed: Placed, contract: Contract) -> Tensor:
     def lookup(name: str) -> Tensor:
         if name == "x" and placed.method.insertion == "sequential":
             name = "h"
-        own = {**values, **site.inputs, **site.tensors}
+        own: Values = {**values, **site.inputs, **site.tensors}
         return own[name]
 
     interpret = Interpreter(torch, placed.sizes, lookup)
     subject = contract.subject
     with torch.no_grad():
-        found: Tensor = unless_unfit(lambda: interpret(subject))
-    return found.double()
+        found = unless_unfit(lambda: interpret(subject))
+    matrix: Tensor = found.double()
+    return matrix
 
 
 def _orthogonal(placed: Placed, contract: Contract) -> float:
@@ -239,4 +247,4 @@ def _equivalent(placed: Placed, contract: Contract, subject: Subject) -> float:
     return compared(ours, theirs, placed.situation.dtype)
 
 
-__all__ = ["check_of", "gradients_flow"]
+__all__ = ["GradientsFlow", "check_of"]

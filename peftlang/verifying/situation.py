@@ -113,21 +113,31 @@ def placed(subject: Subject, situation: Situation) -> Placed:
     return Placed(situation, adapter, use, fixed(use.method, use.args))
 
 
-@st.composite
 def situations(
-    draw: st.DrawFn, subject: Subject, *, use: str | None = None, role: str | None = None,
+    subject: Subject, *, use: str | None = None, role: str | None = None,
     dtypes: tuple[str, ...] = DTYPES, training: bool = False,
-) -> Placed:  # fmt: skip
-    """Draw a site: small sizes that the method's divisions allow, and everything else.
+) -> st.SearchStrategy[Placed]:  # fmt: skip
+    """Sites of small sizes that the method's divisions allow, and everything else at random.
 
     Args:
-        draw: Given by hypothesis.
         subject: What is verified.
         use: Label of the only use to draw; None for all.
         role: The only role to draw; None for all of the use.
         dtypes: Number types to draw from.
         training: Also draw situations with dropout and sampling on.
     """
+
+    @st.composite
+    def drawn(draw: st.DrawFn) -> Placed:
+        return _drawn(draw, subject, use, role, dtypes, training=training)
+
+    return drawn()
+
+
+def _drawn(
+    draw: st.DrawFn, subject: Subject, use: str | None, role: str | None,
+    dtypes: tuple[str, ...], *, training: bool,
+) -> Placed:  # fmt: skip
     args = {name: draw(st.sampled_from(values)) for name, values in subject.choices.items()}
     try:
         adapter = subject.build({**subject.args, **args})

@@ -9,11 +9,11 @@ from peftlang.ir.expr import Scalar
 from peftlang.ir.method import Contract, Use, fixed
 from peftlang.ir.proofs import Proof, prove
 from peftlang.verifying.comparing import compare, difference
-from peftlang.verifying.properties import Check, check_of, gradients_flow
+from peftlang.verifying.properties import Check, GradientsFlow, check_of
 from peftlang.verifying.references import load_reference
 from peftlang.verifying.report import Report, Row
 from peftlang.verifying.running import Broken, CounterExample, Difference, search
-from peftlang.verifying.situation import Situation, placed, situations
+from peftlang.verifying.situation import Placed, Situation, placed, situations
 from peftlang.verifying.subject import Subject, roles_of
 from peftlang.verifying.whole import on_a_model
 
@@ -73,7 +73,7 @@ def verify(
             _decided(subject, use, contract, examples, seed, observe)
             for contract in use.method.contracts
         ]
-        rows.append(_tried(subject, use, FLOW, gradients_flow, examples, seed, observe))
+        rows.append(_flowing(subject, use, examples, seed, observe))
     if reference is not None:
         found = compare(subject, reference, examples=examples, seed=seed,
                         tick=lambda n: observe(f"equals {reference.name}", n))  # fmt: skip
@@ -163,12 +163,31 @@ def replay(
     return "it holds"
 
 
+def _flowing(subject: Subject, use: Use, examples: int, seed: int, observe: Observer) -> Row:
+    check = GradientsFlow()
+    row = _tried(subject, use, FLOW, check, examples, seed, observe)
+    if not row.holds or not check.dead or check.last is None:
+        return row
+    note = f"the gradient of `{check.dead[0]}` is zero at every site"
+    failure = CounterExample(FLOW, check.last.situation, None, note)
+    return Row(FLOW, use.label, "run", row.examples, 0.0, holds=False, reason=note,
+               failure=failure)  # fmt: skip
+
+
 def _check_named(text: str, use: Use, subject: Subject, against: str | Path | None) -> Check:
     if text == FLOW:
-        return gradients_flow
+        return _flow_here
     for contract in fixed(use.method, use.args).contracts:
         if text in (contract.text, contract.property):
             return check_of(contract, subject)
     assert against is not None, f"no property `{text}`"
     reference = load_reference(against)
     return lambda here: difference(here, reference)
+
+
+def _flow_here(here: Placed) -> float:
+    check = GradientsFlow()
+    check(here)
+    if check.dead:
+        raise Broken(note=f"the gradient of `{check.dead[0]}` is zero")
+    return 0.0
