@@ -25,6 +25,18 @@ def test_a_low_rank_path() -> None:
     assert found == Cost(2 * R * (D_X + D_H) + D_H, 0, R + D_H + D_H)
 
 
+def test_a_structured_matrix_costs_what_its_product_does() -> None:
+    found = cost_of("param B[4, d_h / 4, d_x / 4] ~ normal\nfunction delta = block_diag(B) @ x")
+    assert found == Cost(2 * D_X * D_H // 4 + D_H, 0, D_H + D_H)
+    found = cost_of("param c[d_x] ~ normal\ncomposition W = W @ diag(c)")
+    assert found == Cost(0, D_X * D_H, 0)
+
+
+def test_a_chain_costs_what_its_cheapest_order_does() -> None:
+    written = cost_of(LOW_RANK + "function delta = (B @ A) @ x")
+    assert written == cost_of(LOW_RANK + "function delta = B @ (A @ x)")
+
+
 def test_work_on_weights_is_done_once_for_all_tokens() -> None:
     found = cost_of(LOW_RANK + "composition W = W + B @ A")
     assert found == Cost(0, 2 * R * D_X * D_H + D_X * D_H, 0)
