@@ -101,7 +101,7 @@ def _insertion(clauses: Clauses, report: Report) -> str:
 def _position(wanted: Wanted, clauses: Clauses, report: Report) -> Selector | None:
     if clauses.position is None:
         return None
-    mine = clauses.position.source is wanted.definition.unit.source
+    mine = wanted.definition.holds(clauses.position.source, clauses.position.node.span)
     values = wanted.values if mine else {**wanted.outer}
     return Selectors(values, report).lower(clauses.position.node, clauses.position.source)
 

@@ -63,7 +63,7 @@ class Resolver:
     def _given(self, name: str, node: n.Name, place: Place) -> Expr | None:
         if name in self._site.values:
             return self._site_value(name, place)
-        outer = place.source is not self._wanted.definition.unit.source
+        outer = not self._wanted.definition.holds(place.source, place.span)
         if outer and name in self._names.outer:
             return self._outer(name, node, place)
         if name in SITE_DIMS:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
 
-from peftlang.diagnostics import Source, did_you_mean
+from peftlang.diagnostics import Source, Span, did_you_mean
 from peftlang.lower.report import Place, Report
 from peftlang.syntax import nodes as n
 from peftlang.syntax import parse
@@ -58,6 +58,12 @@ class Definition:
     @property
     def place(self) -> Place:
         return self.unit.place(self.node.name)
+
+    def holds(self, source: Source, span: Span) -> bool:
+        """Whether something is written inside the definition, not at a use of it."""
+        own = self.node.span
+        inside = own.start <= span.start and span.end <= own.end
+        return source is self.unit.source and inside
 
     @property
     def doc(self) -> str:

@@ -47,7 +47,8 @@ def _tensor(tensor: TensorDef) -> str:
     word = "param" if tensor.trainable else "buffer"
     dims = ", ".join(map(str, tensor.dims))
     text = f"{word} {tensor.name}[{dims}] {tensor.kind} ~ {_init(tensor.init)}"
-    return f"{text} shared across {tensor.across}" if tensor.shared else text
+    text += f" shared across {tensor.across}" if tensor.shared else ""
+    return text if tensor.rate is None else f"{text} rate {expression(tensor.rate)}"
 
 
 def _contract(contract: Contract) -> str:

@@ -1,4 +1,4 @@
-"""C3A, eq. 3-5: every block of the update is circulant, its first row the kernel."""
+"""C3A: every block of the update is circulant, its first row the kernel."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""CapaBoost, eq. 3: one masked pair after the other, as one dense update."""
+"""CapaBoost: one masked pair after the other, as one dense update."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Compacter, eq. 3-6: sums of Kronecker products, written out."""
+"""Compacter: sums of Kronecker products, written out."""
 
 from typing import Any
 

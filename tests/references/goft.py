@@ -1,4 +1,4 @@
-"""GOFT, section 4: every rotation as a matrix, at strides 1, 2, 4, ..."""
+"""GOFT: every rotation as a matrix, at strides 1, 2, 4, ..."""
 
 from typing import Any
 

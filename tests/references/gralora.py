@@ -1,4 +1,4 @@
-"""GraLoRA, eq. 4: one low-rank matrix at each place of a k by k grid."""
+"""GraLoRA: one low-rank matrix at each place of a k by k grid."""
 
 from typing import Any
 

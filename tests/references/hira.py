@@ -1,4 +1,4 @@
-"""HiRA, eq. 3: the update is the weight times a low-rank matrix, entry by entry."""
+"""HiRA: the update is the weight times a low-rank matrix, entry by entry."""
 
 from typing import Any
 

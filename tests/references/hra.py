@@ -1,4 +1,4 @@
-"""HRA, eq. 4: one reflection of the weight's input after the other."""
+"""HRA: one reflection of the weight's input after the other."""
 
 from typing import Any
 

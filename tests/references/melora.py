@@ -1,4 +1,4 @@
-"""MELoRA, eq. 3: a LoRA for each part of the input, written to its part of the output."""
+"""MELoRA: a LoRA for each part of the input, written to its part of the output."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""MiSS, eq. 5: the shard beside itself until it is as wide as the weight."""
+"""MiSS: the shard beside itself until it is as wide as the weight."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""OLoRA, algorithm 1: the weight without the leading QR factors, and what is trained of them."""
+"""OLoRA: the weight without the leading QR factors, and what is trained of them."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""PiSSA, eq. 2-4: the weight without its principal part, and a low-rank matrix in its place."""
+"""PiSSA: the weight without its principal part, and a low-rank matrix in its place."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""qGOFT, section 5: the tournament of GOFT with free 2 x 2 matrices, applied to the input."""
+"""qGOFT: the tournament of GOFT with free 2 x 2 matrices, applied to the input."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""RandLoRA, eq. 4: a sum over bases, each between its own two diagonals."""
+"""RandLoRA: a sum over bases, each between its own two diagonals."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""RoAd, eq. 3-4: the rotation as a matrix, one pair of features at a time."""
+"""RoAd: the rotation as a matrix, one pair of features at a time."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""ShareLoRA, section 3: at one site it is LoRA."""
+"""ShareLoRA: at one site it is LoRA."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""SODA, section 3: shifted singular values, then two rotations of the input."""
+"""SODA: shifted singular values, then two rotations of the input."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""SURM, section 4: two Toeplitz matrices, entry by entry."""
+"""SURM: two Toeplitz matrices, entry by entry."""
 
 from typing import Any
 

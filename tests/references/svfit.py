@@ -1,4 +1,4 @@
-"""SVFit, section 3.2: the change of the leading singular values."""
+"""SVFit: the change of the leading singular values."""
 
 from typing import Any
 

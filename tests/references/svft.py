@@ -1,4 +1,4 @@
-"""SVFT, section 4: a banded matrix, entry by entry, between singular vectors."""
+"""SVFT: a banded matrix, entry by entry, between singular vectors."""
 
 from typing import Any
 

@@ -33,7 +33,7 @@ def _householder_rule(call: Signature) -> Type:
 
 
 def _reflected(call: Evaluation) -> tuple[Any, Any]:
-    """``U`` and ``K`` with ``H_1 ... H_r = I - U' K`` (Joffrain et al. 2006, eq. 9).
+    """``U`` and ``K`` with ``H_1 ... H_r = I - U' K`` (Joffrain et al. 2006).
 
     A vector of zeros reflects nothing.
     """
