@@ -167,14 +167,12 @@ class PythonReference:
         self.path, self.name = path, path.name
         self._module = _executed(path)
         self._function = getattr(self._module, "reference", None)
-        self.model = getattr(self._module, "reference_model", None)
         self.training = bool(getattr(self._module, "TRAINING", False))
-        if not callable(self._function) and not callable(self.model):
+        if not callable(self._function):
             raise PeftError(
                 f"{path} defines no function `reference`",
                 code="V802",
-                help="write `def reference(site, params, x, h, W, b, **inputs)`, or "
-                "`def reference_model(model, plan, params)`",
+                help="write `def reference(site, params, x, h, W, b, **inputs)`",
             )
 
     def __call__(self, bench: Bench, params: Values, values: Values) -> Outcome:
