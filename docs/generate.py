@@ -24,6 +24,7 @@ FAMILIES = {
     "D": "Saving and loading",
     "C": "The command line and the model",
     "V": "Verifying",
+    "I": "Adapters of other libraries",
 }
 
 HEAD = """# Errors

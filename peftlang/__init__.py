@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from peftlang.diagnostics import PeftError as PeftError
+    from peftlang.interop import from_hf as from_hf
+    from peftlang.interop import to_hf as to_hf
+    from peftlang.interop import to_hf_as_lora as to_hf_as_lora
     from peftlang.merging import NotMergeable as NotMergeable
     from peftlang.merging import merge as merge
     from peftlang.merging import unmerge as unmerge
@@ -35,12 +38,15 @@ _OF_THE_PIPELINE = (
 
 _OF_MERGING = ("NotMergeable", "merge", "unmerge", "why_not_mergeable")
 
+_OF_INTEROP = ("from_hf", "to_hf", "to_hf_as_lora")
+
 _HOMES = {
     "PeftError": "peftlang.diagnostics",
     **dict.fromkeys(_OF_THE_PIPELINE, "peftlang.pipeline"),
     **dict.fromkeys(_OF_MERGING, "peftlang.merging"),
     "parameter_groups": "peftlang.runtime.rates",
     "verify": "peftlang.verifying",
+    **dict.fromkeys(_OF_INTEROP, "peftlang.interop"),
 }
 
 __all__ = [
@@ -50,6 +56,7 @@ __all__ = [
     "adapters",
     "compile",
     "disabled",
+    "from_hf",
     "inputs",
     "load",
     "merge",
@@ -57,6 +64,8 @@ __all__ = [
     "remove",
     "save",
     "set_active",
+    "to_hf",
+    "to_hf_as_lora",
     "unmerge",
     "verify",
     "why_not_mergeable",

@@ -152,6 +152,15 @@ def _nothing_kept() -> PeftError:
     )
 
 
+def folded_weights(model: nn.Module, example_inputs: Any = None) -> Folded:
+    """The weights that ``merge`` would store, and what it would refuse; the model is unchanged.
+
+    Raises:
+        PeftError: R505, the model has no adapter.
+    """
+    return _folded(state.of(model), example_inputs)
+
+
 def _folded(owner: Adapted, example_inputs: Any) -> Folded:
     root = owner.root
     with _in_eval(root):

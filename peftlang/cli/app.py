@@ -15,7 +15,7 @@ EXIT_WRONG = 1
 EXIT_USAGE = 2
 EXIT_BUG = 70
 
-COMMANDS = ("check", "fmt", "compile", "explain", "sites", "merge", "verify")
+COMMANDS = ("check", "fmt", "compile", "explain", "sites", "merge", "verify", "convert")
 """In the order of `--help`; each is the module of this package that has its name."""
 
 
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _is_usage(error: PeftError) -> bool:
     """The command line itself is wrong, or names a file that is not there."""
-    return error.code.startswith("C") or error.code == "D601"
+    return error.code.startswith("C") or error.code in {"D601", "I901"}
 
 
 def _report_bug(error: Exception, *, debug: bool) -> None:

@@ -50,7 +50,7 @@ def merge_command(
             print_text(f"{site.method} at {site.site.id}: {site.reason}")
         raise merging.NotMergeable(refused)
     report = merging.last_merge(adapted)
-    _write(adapted, output)
+    write_plain(adapted, output)
     worst = max(report.rounding.values(), default=0.0)
     if json:
         print_json({"written": str(output), "parameters": report.rounding})
@@ -61,7 +61,7 @@ def merge_command(
     )
 
 
-def _write(model: "nn.Module", output: Path) -> None:
+def write_plain(model: "nn.Module", output: Path) -> None:
     """Write a plain model's folder beside its place, then rename it.
 
     Raises:

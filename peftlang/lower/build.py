@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from peftlang.ir.expr import Scalar
-from peftlang.ir.method import Adapter
+from peftlang.ir.method import Adapter, Method
 from peftlang.lower import fragments
 from peftlang.lower.arguments import of_caller, with_defaults
 from peftlang.lower.clauses import Placed
 from peftlang.lower.inline import self_contained, unique_names
-from peftlang.lower.methods import Wanted
+from peftlang.lower.methods import Wanted, lower_method
 from peftlang.lower.report import Report
 from peftlang.lower.spec import Spec
 from peftlang.lower.units import Definition
@@ -59,6 +59,24 @@ def build(
         train=train,
         source=self_contained(flat, definition, values, names),
     )
+
+
+def open_method(spec: Spec, name: str | None = None) -> Method:
+    """The typed method of a spec, its hyper-parameters open, as a pattern of what it computes.
+
+    Args:
+        spec: A checked spec.
+        name: Which method; see `Spec.main`.
+
+    Raises:
+        SpecError: N104, M310 as `Spec.main`; what the method itself gets wrong.
+    """
+    definition = spec.unit.names[name or spec.main(name).name]
+    report = Report()
+    method = lower_method(Wanted(definition, with_defaults(definition, {}, report)), report)
+    report.check()
+    assert method is not None
+    return method
 
 
 def _flat(definition: Definition, values: Mapping[str, Scalar | None], report: Report) -> Flat:

@@ -152,10 +152,13 @@ def check_base(saved: Saved, model: nn.Module) -> None:
 def fill(saved: Saved, tensors: AdapterTensors) -> None:
     """Copy the saved values into an adapter's tensors; all or none.
 
+    A random buffer that the folder holds all the same (one that came from elsewhere) is stored
+    from now on.
+
     Raises:
         PeftError: D602, a tensor is missing, of another shape, or not the spec's.
     """
-    wanted = {n: t for n, t in tensors.named() if _is_kept(tensors, n)}
+    wanted = {n: t for n, t in tensors.named() if _is_kept(tensors, n) or n in saved.tensors}
     for name, tensor in wanted.items():
         found = saved.tensors.get(name)
         if found is None:
@@ -171,10 +174,11 @@ def fill(saved: Saved, tensors: AdapterTensors) -> None:
     with torch.no_grad():
         for name, tensor in wanted.items():
             tensor.copy_(saved.tensors[name])
+            tensors.keep(name)
 
 
 def _is_kept(tensors: AdapterTensors, name: str) -> bool:
-    """Buffers that follow from the seed are rebuilt; everything else is stored."""
+    """Buffers that follow from the seed are rebuilt, unless kept; everything else is stored."""
     return tensors.is_persistent(name)
 
 

@@ -52,6 +52,12 @@ class AdapterTensors(nn.Module):
         """Whether a saved adapter holds this tensor, rather than its seed."""
         return name in self._stored
 
+    def keep(self, name: str) -> None:
+        """Store a buffer with the adapter: its values are not those that its seed gives."""
+        owner, leaf = self._places[name]
+        owner._non_persistent_buffers_set.discard(leaf)
+        self._stored.add(name)
+
     def tensor(self, name: str) -> Tensor:
         """The current tensor of a group."""
         owner, leaf = self._places[name]

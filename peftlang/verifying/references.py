@@ -21,7 +21,7 @@ from peftlang.ir.types import Type
 from peftlang.verifying.bench import Bench, Outcome, Values
 from peftlang.verifying.subject import Subject
 
-LIBRARIES: dict[str, str] = {}
+LIBRARIES: dict[str, str] = {"hf": "peftlang.interop.reference:reference"}
 """Prefix of a reference (``hf`` in ``hf:lora``) to ``"module:function"``; the function is given
 what follows the colon and returns a `Reference`."""
 

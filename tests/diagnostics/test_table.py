@@ -8,7 +8,7 @@ from peftlang.diagnostics import CODES, Code, explain, nearest
 from peftlang.diagnostics.codes import FAMILIES
 from peftlang.diagnostics.nearest import did_you_mean
 
-LETTERS = dict(zip("PNTMSRDCV", "012345678", strict=True))
+LETTERS = dict(zip("PNTMSRDCVI", "0123456789", strict=True))
 
 
 def test_no_code_has_two_meanings() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from peftlang.diagnostics import CODES
 
 ROOT = Path(__file__).resolve().parents[2]
-CODE = re.compile(r"[\"'`]([PNTMSRDCV][0-9]{3})[\"'`:]")
+CODE = re.compile(r"[\"'`]([PNTMSRDCVI][0-9]{3})[\"'`:]")
 
 
 def used() -> dict[str, set[str]]:

@@ -29,12 +29,16 @@ LAYERS: dict[str, set[str]] = {
         "diagnostics", "ir", "lower", "passes", "runtime", "models", "pipeline", "merging",
         "torch", "hypothesis",
     },
+    "interop": {
+        "diagnostics", "syntax", "ir", "lower", "passes", "runtime", "pipeline", "merging",
+        "verifying", "torch", "safetensors", "hypothesis",
+    },
     "cli": {
         "diagnostics", "syntax", "ir", "lower", "models", "passes", "pipeline", "merging",
-        "verifying",
+        "verifying", "interop",
         "__init__", "typer", "rich", "torch", "safetensors",
     },
-    "__init__": {"runtime", "diagnostics", "pipeline", "merging", "verifying"},
+    "__init__": {"runtime", "diagnostics", "pipeline", "merging", "verifying", "interop"},
     "__main__": {"cli"},
 }  # fmt: skip
 

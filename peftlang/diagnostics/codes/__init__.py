@@ -11,11 +11,13 @@
 | D6xx | disk.py | saving and loading |
 | C7xx | command.py | the command line and the choice of a model |
 | V8xx | verifying.py | references and contracts |
+| I9xx | interop.py | adapters of other libraries |
 """
 
 from peftlang.diagnostics.codes.command import COMMAND
 from peftlang.diagnostics.codes.disk import DISK
 from peftlang.diagnostics.codes.entry import Code
+from peftlang.diagnostics.codes.interop import INTEROP
 from peftlang.diagnostics.codes.methods import METHODS
 from peftlang.diagnostics.codes.names import NAMES
 from peftlang.diagnostics.codes.runtime import RUNTIME
@@ -36,6 +38,7 @@ FAMILIES: tuple[tuple[Code, ...], ...] = (
     DISK,
     COMMAND,
     VERIFYING,
+    INTEROP,
 )
 
 CODES: dict[str, Code] = {entry.code: entry for family in FAMILIES for entry in family}
