@@ -94,8 +94,7 @@ class HfReference:
             tensors[f"{_ROOT}base_layer.bias"] = bias
         own = _all(model)
         assume(all(own[name].shape == value.shape for name, value in tensors.items()))
-        held = {name: value.to(own[name].dtype) for name, value in tensors.items()}
-        h: Tensor = functional_call(model, held, (inputs,))
+        h: Tensor = functional_call(model, tensors, (inputs,))
         return bench.composed(values, {"h": h.to(inputs.dtype)})
 
     def _hypers(

@@ -7,7 +7,10 @@ import pytest
 from peftlang.diagnostics import PeftError
 from peftlang.verifying import compare, load_reference
 
-NAMES = ["lora", "rslora", "dora", "ia3", "vera", "oft", "fourierft", "loha", "lokr", "hra", "miss"]
+NAMES = [
+    "lora", "rslora", "dora", "ia3", "vera", "oft", "boft", "fourierft", "loha", "lokr", "hra",
+    "randlora", "miss",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -15,6 +18,13 @@ def test_a_spec_equals_peft(name: str) -> None:
     compared = compare(name, load_reference(f"hf:{name}"), examples=6, seed=0)
     assert compared.failure is None, compared.failure
     assert compared.examples > 0
+
+
+def test_the_gradient_that_peft_has_wrong_is_found() -> None:
+    """PEFT's C3A hands back another gradient than that of its forward; outputs agree."""
+    failure = compare("c3a", load_reference("hf:c3a"), examples=12, seed=0).failure
+    assert failure is not None
+    assert failure.difference.what == "gradient of x"
 
 
 def test_another_method_is_told_apart() -> None:
