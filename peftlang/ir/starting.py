@@ -26,32 +26,39 @@ def starts_as(root: Expr, inits: Mapping[str, Init]) -> Value:
         root: Any expression.
         inits: The method's tensors; other names stand for themselves.
     """
+    return _starts_as(root, inits, {})
+
+
+def _starts_as(root: Expr, inits: Mapping[str, Init], starts: dict[str, Value]) -> Value:
+    """``starts`` holds what is known of tensors, which may start from one another."""
     known: dict[int, Value] = {}
     for node in postorder(root):
-        known[id(node)] = _value(node, known, inits)
+        if isinstance(node, Ref) and node.name not in starts:
+            starts[node.name] = _started(node.name, inits, starts)
+        known[id(node)] = _value(node, known, starts)
     return known[id(root)]
 
 
-def _value(node: Expr, known: Mapping[int, Value], inits: Mapping[str, Init]) -> Value:
+def _value(node: Expr, known: Mapping[int, Value], starts: Mapping[str, Value]) -> Value:
     if isinstance(node, Number):
         return ("num", float(node.value)) if isinstance(node.value, int | float) else ("text",)
     if isinstance(node, DimValue):
         whole = node.dim.constant
         return ("num", float(whole)) if whole is not None else ("dim", str(node.dim))
     if isinstance(node, Ref):
-        return _started(node.name, inits)
+        return starts[node.name]
     if not isinstance(node, Apply) or node.is_hyper:
         extras = tuple(known[id(child)] for child in children(node))
         return ("app", getattr(node, "op", getattr(node, "name", "")), extras, ("hyper",))
     return _applied(node, [known[id(arg)] for arg in node.args], known)
 
 
-def _started(name: str, inits: Mapping[str, Init]) -> Value:
+def _started(name: str, inits: Mapping[str, Init], starts: dict[str, Value]) -> Value:
     init = inits.get(name)
     if init is None:
         return ("ref", name)
     if init.expression is not None:
-        return starts_as(init.expression, {})
+        return _starts_as(init.expression, inits, starts)
     assert init.name is not None
     entry = INITIALISERS[init.name]
     if entry.value in ("zeros", "ones"):
