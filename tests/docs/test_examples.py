@@ -4,7 +4,8 @@ The blocks of one page run in order in one empty folder:
 
 - ```peft``` is checked; with a file's name after it, it is written there as well; with
   `code=CODE` the check must find exactly that code; with `syntax` it need only parse.
-- ```python``` is executed; the blocks of a page share their names.
+- ```python``` is executed; the blocks of a page share their names. With a file's name after it, it
+  is written there instead.
 - ```console``` runs each `$ peftlang …` line and compares what is printed with the lines below
   it (`...` stands for any lines). Lines with other programs are for the reader.
 """
@@ -47,6 +48,8 @@ class Page:
     def run(self, block: Block, *, update: bool) -> None:
         if block.language == "peft":
             self.peft(block)
+        elif block.language == "python" and block.words:
+            Path(block.words[0]).write_text(block.text)
         elif block.language == "python":
             source = "\n" * block.line + block.text
             exec(compile(source, str(self.path), "exec"), self.names)
