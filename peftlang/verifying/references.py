@@ -94,15 +94,20 @@ class SiteFacts:
 
 
 def facts_of(bench: Bench) -> SiteFacts:
-    """What a reference is told of a site."""
+    """What a reference is told of a site.
+
+    That is the site's own, whatever the spec makes of it: `x` is the site's input and `d_x` its
+    size under any insertion form, and an adapter's hyper-parameters stand before those that its
+    uses are given. So a reference is no party to a slip of the spec.
+    """
     placed = bench.placed
-    args: dict[str, Any] = dict(placed.use.args)
+    args: dict[str, Any] = {**placed.use.args, **placed.adapter.args}
     for hyper in placed.method.hypers:
         if hyper.kind == "fn":
             args[hyper.name] = activation(str(args[hyper.name]))
     own = placed.situation.sizes
     return SiteFacts(
-        placed.situation.role, {**own, **placed.sizes}, args, bench.mask, bench.scale,
+        placed.situation.role, {**placed.sizes, **own}, args, bench.mask, bench.scale,
         placed.situation.training,
     )  # fmt: skip
 
@@ -181,8 +186,6 @@ class PythonReference:
             "site": facts_of(bench), "params": Params(params),
             "x": None, "h": None, "W": None, "b": None, **values, **bench.inputs,
         }  # fmt: skip
-        if bench.placed.method.insertion == "sequential":
-            given["x"] = values["h"]
         found = self._called(given, bench)
         targets = {"h": found} if isinstance(found, Tensor) else found
         _check_targets(targets, values, bench, self.name)

@@ -131,7 +131,8 @@ def operands(data: st.DataObject, op: str) -> tuple[Expr, ...]:
         if op in ATTENTION:
             level = (Level.TOKEN, Level.CONST, Level.EXAMPLE)[place if op == "prefix_mass" else
                                                               min(place, 1)]  # fmt: skip
-        args.append(Ref(f"t{place}", Type(shape, level, "int" if whole else "float")))
+        name = "k" if op == "prefix_mass" and place == 2 else f"t{place}"
+        args.append(Ref(name, Type(shape, level, "int" if whole else "float")))
     if op == "scatter":
         args += [DimValue(dim, Type(kind="int")) for dim in d("b", "c")]
     if op == "dropout":

@@ -15,11 +15,16 @@ def reference(site: Any, params: Any, x: Any, h: Any, W: Any, b: Any) -> Any:
 
 
 def initial(site: Any, W: Any, b: Any) -> dict[str, Any]:
-    bound = W.shape[1] ** -0.5
+    shape, bound = (site.args["r"], W.shape[1]), W.shape[1] ** -0.5
 
-    def in_pairs(value: Any) -> bool:
-        inside = bool((value.abs() <= bound).all()) and bool(value.std() > bound / 4)
-        return inside and torch.equal(value[0::2], value[1::2])
+    def in_pairs(draws: Any) -> bool:
+        """Pairs that are equal, different pairs that are not, and the whole of the range."""
+        first, second = draws[:, 0::2], draws[:, 1::2]
+        apart = not torch.equal(first[:, 1:], second[:, :-1]) or shape[0] == 2
+        widest = float(draws.abs().max()) / bound
+        return (
+            draws.shape[1:] == shape and torch.equal(first, second) and apart and 0.99 < widest <= 1
+        )
 
     return {"U": in_pairs}
 

@@ -20,7 +20,10 @@ def reference(site, params, h):
 def initial(site, W, b):
     r, d_h = site.r, site.d_h
     return {
-        "M": lambda M: M.shape == (r, d_h) and torch.allclose(M @ M.T, torch.eye(r), atol=1e-5),
+        "M": lambda M: (
+            M.shape[1:] == (r, d_h)
+            and torch.allclose(M @ M.mT, torch.eye(r, dtype=M.dtype), atol=1e-5)
+        ),
         "W_s": Uniform(-(d_h**-0.5), d_h**-0.5).expand([r, d_h]),
         "b_s": torch.zeros(r),
     }

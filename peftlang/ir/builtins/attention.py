@@ -54,7 +54,7 @@ def _attend_rule(call: Signature) -> Type:
 
 def _mass_rule(call: Signature) -> Type:
     scores, own = _scores_rule(call), call.args[2]
-    if not isinstance(own, Ref) or own.type.level is not Level.EXAMPLE or len(own.type.dims) != 3:
+    if not isinstance(own, Ref) or own.name != "k":
         raise TypeFact("the site's own keys `k` are wanted", code="T209", argument=2)
     return scores.with_dims(scores.dims[0])
 

@@ -1,0 +1,153 @@
+"""What a reference file states besides its function: places, tensors, starts, a penalty.
+
+All of it is optional:
+
+- ``POSITIONS``, the roles that the paper acts on;
+- ``FROZEN``, names of tensors that do not train; ``SHARED``, the axis that a tensor is shared
+  across, by name;
+- ``initial(site, W, b)``, how each tensor starts, by name: a tensor (exactly), a
+  ``torch.distributions.Distribution`` whose batch shape is the tensor's shape, or a function that
+  says whether many starts, stacked along a first dimension, will do;
+- ``penalty(site, params)``, what joins the loss in training.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from peftlang.ir.interpret import Interpreter
+from peftlang.ir.method import TensorDef
+from peftlang.verifying.bench import Bench, _start, bench
+from peftlang.verifying.comparing import checked
+from peftlang.verifying.references import Params, facts_of
+from peftlang.verifying.running import Broken
+from peftlang.verifying.situation import Placed
+
+DRAWS = 4000
+"""Elements that a distribution is judged by."""
+
+KOLMOGOROV = 2.2
+"""Largest distance of distributions, times the root of the number of elements: 1 in 10,000."""
+
+Claim = Tensor | Distribution | Callable[[Tensor], bool]
+
+
+def check_stated(placed: Placed, stated: Mapping[str, Any]) -> None:
+    """Hold one use of a spec to what a reference file states.
+
+    Args:
+        placed: The use, at one site.
+        stated: What the reference file defines, by name.
+
+    Raises:
+        Broken: a tensor, its start, or the penalty is another.
+    """
+    site = bench(placed, initial=True)
+    _check_penalty(site, stated.get("penalty"))
+    initial = stated.get("initial")
+    if initial is None:
+        return
+    claims: Mapping[str, Claim] = initial(
+        facts_of(site), site.frozen.get("W"), site.frozen.get("b")
+    )
+    defined = {d.name: d for d in placed.method.tensors}
+    if set(claims) != set(defined):
+        raise Broken(note=f"it has the tensors {_listed(defined)}, not {_listed(claims)}")
+    frozen, shared = stated.get("FROZEN", ()), stated.get("SHARED", {})
+    for name, definition in defined.items():
+        _check_kind(definition, frozen=name in frozen, shared=shared.get(name))
+        _check_start(placed, name, site.tensors[name].detach(), claims[name])
+
+
+def _listed(names: Mapping[str, Any]) -> str:
+    return ", ".join(f"`{name}`" for name in names) or "none"
+
+
+def check_positions(roles: Collection[str], stated: Mapping[str, Any]) -> None:
+    """Hold a spec's places to the file's ``POSITIONS``.
+
+    Raises:
+        Broken: there is another, or one is missing.
+    """
+    wanted = stated.get("POSITIONS")
+    if wanted is not None and set(roles) != set(wanted):
+        raise Broken(note=f"it is placed on {', '.join(roles)}, not on {', '.join(wanted)}")
+
+
+def _check_kind(definition: TensorDef, *, frozen: bool, shared: str | None) -> None:
+    name = definition.name
+    if definition.trainable is frozen:
+        raise Broken(note=f"`{name}` {'trains' if definition.trainable else 'does not train'}")
+    if definition.shared != shared:
+        axis = {True: "not shared", False: f"shared across {definition.shared}"}
+        raise Broken(note=f"`{name}` is {axis[definition.shared is None]}")
+
+
+def _check_start(placed: Placed, name: str, value: Tensor, claim: Claim) -> None:
+    if isinstance(claim, Distribution):
+        _check_drawn(placed, name, value, claim)
+    elif isinstance(claim, Tensor):
+        checked(f"start of {name}", value, claim, "float32")
+    elif not claim(torch.stack(list(_draws(placed, name, value.numel())))):
+        raise Broken(note=f"`{name}` does not start as it should")
+
+
+def _check_drawn(placed: Placed, name: str, value: Tensor, claim: Distribution) -> None:
+    if value.shape != claim.batch_shape:
+        raise Broken(note=f"{name} is {list(value.shape)}, and should be {list(claim.batch_shape)}")
+    drawn = torch.cat([one.flatten() for one in _draws(placed, name, value.numel())])
+    ordered = drawn.double().sort().values
+    expected = _of_one_element(claim).cdf(ordered)
+    steps = torch.arange(len(ordered) + 1, dtype=torch.float64) / len(ordered)
+    distance = float(torch.maximum(steps[1:] - expected, expected - steps[:-1]).max())
+    if distance * len(ordered) ** 0.5 > KOLMOGOROV:
+        raise Broken(
+            note=f"`{name}` starts with mean {drawn.mean():.4g} and deviation {drawn.std():.4g}, "
+            f"which is not {claim}"
+        )
+
+
+def _of_one_element(claim: Distribution) -> Distribution:
+    """The distribution of the first element, which is that of all; arguments outside 0 to 1 fit."""
+    own = {key: getattr(claim, key).flatten()[0].double() for key in claim.arg_constraints}
+    made: Distribution = type(claim)(**own, validate_args=False)
+    return made
+
+
+def _draws(placed: Placed, name: str, count: int) -> Iterator[Tensor]:
+    """The tensor as it starts, for one seed after another, until there are enough elements."""
+    definition = next(d for d in placed.method.tensors if d.name == name)
+    for seed in range(-(-DRAWS // max(count, 1))):
+        again = replace(placed, situation=replace(placed.situation, seed=seed))
+        if definition.init.expression is None:
+            values: dict[str, Tensor] = {}
+            yield _start(again, definition, Interpreter(torch, again.sizes, values.__getitem__))
+        else:
+            yield bench(again, initial=True).tensors[name].detach()
+
+
+def _check_penalty(site: Bench, penalty: Callable[..., Any] | None) -> None:
+    """The penalty and its gradients are those of the file's function; 0 where it has none."""
+    interpret = Interpreter(
+        torch, site.placed.sizes, {**site.values(), **site.tensors}.__getitem__, training=True
+    )
+    ours = [torch.as_tensor(interpret(p)) for p in site.placed.method.penalties]
+    theirs = [] if penalty is None else [penalty(facts_of(site), Params(site.tensors))]
+    got, wanted = (sum(terms, torch.zeros(())) for terms in (ours, theirs))
+    checked("penalty", got, wanted, "float32")
+    for name, value in site.trained.items():
+        slopes = _slope(got, value), _slope(wanted, value)
+        checked(f"gradient of the penalty by {name}", *slopes, dtype="float32")
+
+
+def _slope(total: Tensor, value: Tensor) -> Tensor:
+    if not total.requires_grad:
+        return torch.zeros_like(value)
+    found: tuple[Tensor | None, ...] = torch.autograd.grad(
+        total, value, retain_graph=True, allow_unused=True
+    )
+    return torch.zeros_like(value) if found[0] is None else found[0]

@@ -1,0 +1,107 @@
+"""Mutants that mean the same as the spec they come from, each with the reason.
+
+A mutant that survives has to be here, and what is here has to survive: both are tested.
+"""
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Equivalent:
+    """A family of mutants.
+
+    Attributes:
+        reason: Why they mean the same.
+        pattern: What the changed line is, a regular expression that matches all of it.
+        specs: The specs whose mutants they are; empty for all.
+    """
+
+    reason: str
+    pattern: str
+    specs: tuple[str, ...] = ()
+
+    def covers(self, spec: str, line: str) -> bool:
+        """Whether a spec's mutant with this changed line is one of them."""
+        return (not self.specs or spec in self.specs) and bool(re.fullmatch(self.pattern, line))
+
+
+EQUIVALENT: tuple[Equivalent, ...] = (
+    Equivalent(
+        "the base is frozen, so no gradient of W is asked for",
+        r".*stop_gradient\(W\).*",
+        ("boft", "diff_pruning", "dora", "fourierft", "hra", "loha", "lokr", "oft"),
+    ),
+    Equivalent(
+        "sqrt(5) is what `a` is when it is left out",
+        r"param \w+\[.*\] ~ kaiming_uniform\((copies = 2)?\)",
+    ),
+    Equivalent(
+        "`h = h + delta` is the composition where none is written",
+        r"without composition h = h \+ delta",
+    ),
+    Equivalent(
+        "the function reads `h`, and never the `x` that the insertion form chooses",
+        r"insertion (sequential|parallel)",
+        ("ia3", "loreft", "multi_head_parallel_adapter", "pfeiffer", "prefix", "prefix_gated",
+         "prompt_tuning"),
+    ),
+    Equivalent(
+        "the prefix reads no `x`, which is all that the insertion form chooses",
+        r"prefix\(l = l\) at attn\.core, cross_attn\.core with insertion sequential",
+        ("mam",),
+    ),
+    Equivalent(
+        "elementwise operators align dimensions by name, so a transposed operand is put back",
+        r"composition W = W \+ .*transpose\((z|D|delta)\).*",
+        ("diff_pruning", "fourierft", "loha", "lokr"),
+    ),
+    Equivalent(
+        "heads and widths align by name, so a transposed change is put back",
+        r"composition h = .*transpose\((delta|h)\).*",
+        ("multi_head_parallel_adapter", "prefix_gated"),
+    ),
+    Equivalent(
+        "the vectors of the bases align by name with the matrices that they scale",
+        r"let V = .*transpose\((lambda|gamma)\).*",
+        ("randlora",),
+    ),
+    Equivalent(
+        "a buffer does not train, so no gradient of it is asked for",
+        r".*stop_gradient\((A|B)\).*",
+        ("randlora", "vera"),
+    ),
+    Equivalent(
+        "gates are elementwise, and dimensions align by name",
+        r"(let z = hard_concrete|penalty beta \* hard_concrete_l0)\(transpose\(log_alpha\)\)",
+        ("diff_pruning",),
+    ),
+    Equivalent("an inner product does not mind the order", r"function delta = \(x @ a \+ c\) \* v",
+               ("adapter_bias",)),
+    Equivalent(
+        "no gradient flows through the outer `stop_gradient` either",
+        r"composition W = \(m / stop_gradient\(norm\(stop_gradient\(V\), over d_x\)\)\) \* V",
+        ("dora",),
+    ),
+    Equivalent(
+        "the axis is named, so the norm over `d_x` of the transposed matrix is the same",
+        r"composition W = \(m / stop_gradient\(norm\(transpose\(V\), over d_x\)\)\) \* V",
+        ("dora",),
+    ),
+    Equivalent("whole numbers have no gradient",
+               r".*stop_gradient\((E|task|layer)\).*", ("fourierft", "hyperformer")),
+    Equivalent("a role without `.weight` or `.bias` is both",
+               r"train (norm, norm\.bias|norm\.weight, norm)", ("norm_tuning",)),
+)  # fmt: skip
+
+
+UNREVIEWED = (
+    "capaboost", "compacter", "difffit", "goft", "gralora", "hira", "lora_plus", "melora", "mpo",
+    "olora", "pissa", "qgoft", "road", "sharelora", "soda", "surm", "surm_adapter", "svfit", "svft",
+)  # fmt: skip
+"""Specs whose survivors nobody has looked at yet; their mutants are not judged until then."""
+
+
+def reason_for(spec: str, line: str) -> str | None:
+    """Why a mutant is equivalent; None where nothing says that it is."""
+    return next((e.reason for e in EQUIVALENT if e.covers(spec, line)), None)

@@ -1,0 +1,115 @@
+"""Whether a spec is what its reference says, at fixed sites: what `verify` decides, made quick.
+
+The first difference is returned in words; None means that there is none. Nothing here knows a
+method by name.
+"""
+
+import itertools
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hypothesis.errors import HypothesisDeprecationWarning, UnsatisfiedAssumption
+
+from peftlang.diagnostics import PeftError
+from peftlang.ir.dims import Indivisible
+from peftlang.ir.expr import Scalar
+from peftlang.ir.method import HyperParameter
+from peftlang.ir.positions import POSITIONS
+from peftlang.verifying import Reference, Subject, load_reference
+from peftlang.verifying.comparing import difference
+from peftlang.verifying.running import Broken
+from peftlang.verifying.situation import Placed, Situation, placed
+from peftlang.verifying.stated import check_positions, check_stated
+from peftlang.verifying.subject import roles_of
+from tests.oracles.plain import REFERENCES, file_of
+
+INTEGERS = (4, 3, 5, 2, 7)
+"""Values of integer hyper-parameters: small, and as different from each other as sizes allow."""
+
+_SIZES = {"heads": 6, "kv_heads": 2, "d_head": 8, "layers": 9, "layer": 6, "vocab": 13,
+          "batch": 2, "tokens": 11, "keys": 11, "d_x": 16, "d_h": 24}  # fmt: skip
+"""Sizes of a site; all that can differ do, so that no mistake of sizes goes unseen."""
+_OTHER = {"prompt": {"d_x": 16, "d_h": 16}, "cross_attn.core": {"keys": 6}}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A spec with arguments, and the sites at which it and its mutants are judged."""
+
+    path: Path
+    reference: Reference
+    stated: Mapping[str, Any]
+    args: Mapping[str, Scalar]
+    situations: tuple[Situation, ...]
+
+    def verdict(self, text: str) -> str | None:
+        """Why a spec is not what the reference says; None where no difference is found."""
+        subject = Subject(text)
+        try:
+            adapter = subject.build(self.args)
+            labels = {use.label for use in adapter.uses}
+            if labels != {s.use for s in self.situations}:
+                return f"uses {', '.join(sorted(labels))}"
+            places = [str(t) for use in adapter.uses for t in use.selector.targets]
+            check_positions(places, self.stated)
+            for situation in self.situations:
+                self._judge(placed(subject, situation))
+        except Broken as broken:
+            return str(broken)
+        except (PeftError, RuntimeError, IndexError, Indivisible, UnsatisfiedAssumption) as refused:
+            return f"cannot be computed: {str(refused).splitlines()[0]}"
+        return None
+
+    def _judge(self, at: Placed) -> None:
+        check_stated(at, self.stated)
+        with warnings.catch_warnings():
+            # Sizes that the operators refuse are reported by `assume`, which expects hypothesis.
+            warnings.simplefilter("ignore", HypothesisDeprecationWarning)
+            difference(at, self.reference)
+
+
+def case(path: Path) -> Case:
+    """How a spec is judged: by `tests/references/NAME.py`."""
+    subject = Subject(path.read_text("utf-8"))
+    loaded = load_reference(REFERENCES / f"{path.stem}.py")
+    entry = subject.loaded.main()
+    for args in _arguments(entry.hypers):
+        try:
+            situations = tuple(_situations(subject, args, training=loaded.training))
+            for one in situations:
+                at = placed(subject, one)
+                for tensor in at.method.tensors:
+                    at.shape(tensor.dims)
+                difference(at, loaded)
+        except (PeftError, Indivisible):
+            continue
+        return Case(path, loaded, file_of(path.stem), args, situations)
+    raise AssertionError(f"no small arguments suit {path.name}")
+
+
+def _arguments(hypers: tuple[HyperParameter, ...]) -> Iterator[dict[str, Scalar]]:
+    """Small integers that differ, where they can; numbers that are no defaults and not 1."""
+    integers = [h.name for h in hypers if h.kind == "int"]
+    fixed = {h.name: 0.25 + 0.5 * float(h.default or 0) for h in hypers if h.kind == "float"}
+    choices = itertools.product(INTEGERS, repeat=len(integers))
+    for values in sorted(choices, key=lambda v: len(v) - len(set(v))):
+        yield {**fixed, **dict(zip(integers, values, strict=True))}
+
+
+def _situations(
+    subject: Subject, args: Mapping[str, Scalar], *, training: bool
+) -> Iterator[Situation]:
+    """One site of each kind for each use; with dropout on as well, where the reference has it."""
+    for use in subject.build(args).uses:
+        kinds: list[Any] = []
+        for role in roles_of(use):
+            if not any(POSITIONS[role] is kind for kind in kinds):
+                kinds.append(POSITIONS[role])
+                for on in (False, True)[: 1 + training]:
+                    yield Situation(
+                        role=role, use=use.label, args=dict(args), training=on,
+                        sizes=_SIZES | _OTHER.get(role, {}), causal=role == "attn.core",
+                    )  # fmt: skip
