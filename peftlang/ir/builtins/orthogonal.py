@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from peftlang.diagnostics import PeftError
 from peftlang.ir.builtins.blocks import block_diagonal
 from peftlang.ir.builtins.layout import pieces
 from peftlang.ir.builtins.operands import constant, shaped, square
@@ -141,6 +142,18 @@ def _shuffled(matrix: Any, axis: int, groups: int, pairs: int, half: int) -> Any
     return parted.transpose(axis + 1, axis + 2).flatten(axis, axis + 3)
 
 
+def _butterfly_sizes(call: Evaluation) -> tuple[int, int, int]:
+    """Stages, blocks in each, and their width; each stage after the first pairs up the blocks."""
+    stages, count, block = (call.size(d) for d in call.types[0].dims[:3])
+    if stages > 1 and (count % 2 ** (stages - 1) or block % 2):
+        raise PeftError(
+            f"{stages} stages of `butterfly` want blocks of an even size, and a multiple of "
+            f"{2 ** (stages - 1)} of them; these are {count} blocks of size {block}",
+            code="S408", help="choose fewer stages, or blocks of another size",
+        )  # fmt: skip
+    return stages, count, block
+
+
 def _butterfly(call: Evaluation) -> Any:
     """Factor i conjugates a block-diagonal matrix by a permutation that pairs distant chunks.
 
@@ -148,7 +161,7 @@ def _butterfly(call: Evaluation) -> Any:
     ``b / 2``, so that one block mixes chunks that lie apart; factor 0 is not shuffled.
     """
     t, factors = call.t, call.args[0]
-    stages, count, block = (call.size(d) for d in call.types[0].dims[:3])
+    stages, count, block = _butterfly_sizes(call)
     total = None
     for stage in range(stages):
         dense = block_diagonal(t, factors.select(0, stage))
@@ -162,7 +175,7 @@ def _butterfly(call: Evaluation) -> Any:
 
 def _through_butterfly(call: Evaluation, vectors: Any, transposed: bool) -> Any:
     factors = call.args[0]
-    stages, count, block = (call.size(d) for d in call.types[0].dims[:3])
+    stages, count, block = _butterfly_sizes(call)
     rule = "nji,...nj->...ni" if transposed else "nij,...nj->...ni"
     for stage in reversed(range(stages)) if transposed else range(stages):
         shape = [count // 2**stage, 2, 2**stage, block // 2]
