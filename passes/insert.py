@@ -117,6 +117,11 @@ class Step:
     def targets(self) -> set[str]:
         return {composition.target for _, composition in self.changes}
 
+    @property
+    def entering(self) -> bool:
+        """Whether it changes what a whole layer reads."""
+        return not self.after and self.occurrence.site.role == "block"
+
 
 def _outermost_first(
     located: Located, by_site: dict[str, list[Application]], order: list[Node]
@@ -134,11 +139,14 @@ def _outermost_first(
         for step in _steps(by_site.get(site, ()), occurrence)
     ]
 
-    def key(step: Step) -> tuple[int, int]:
+    def key(step: Step) -> tuple[float, int]:
         occurrence, role = step.occurrence, step.occurrence.site.role
-        last = position[occurrence.values["h"] if step.after else occurrence.call]
         nesting = NESTING.index(role) if role in NESTING else len(NESTING)
-        return -last if step.after else 1 - last, nesting
+        if step.entering:
+            # After all that stands inside the layer, before the one that gives it its input.
+            return -position[occurrence.values["x"]] - 0.25, nesting
+        last = position[occurrence.values["h"] if step.after else occurrence.call]
+        return -last if step.after else 0.5 - last, nesting
 
     return sorted(steps, key=key)
 
@@ -170,13 +178,15 @@ class _Writer:
         self.work, self.reads = work, reads
         self._written: dict[Node, set[Node]] = {}
         self._before: dict[Node, Node] = {}
+        self._all: set[Node] = set()
 
     def __call__(self, step: Step) -> None:
         for application, _ in step.changes:
             for name in _tensor_names(application):
                 self.reads(name)
         written = self._written.setdefault(step.occurrence.call, set())
-        with Emission(self._anchor(step), earlier=written) as emission:
+        earlier = self._all if step.entering else written
+        with Emission(self._anchor(step), earlier=earlier) as emission:
             view = _view(step.occurrence, emission, self.reads)
             for application, group in groupby(step.changes, key=lambda change: change[0]):
                 interpret = _interpreter(application, view, self.reads, self.work)
@@ -188,6 +198,7 @@ class _Writer:
                         view.recompute()
             _commit(view, step)
         written |= emission.made
+        self._all |= emission.made
 
     def _anchor(self, step: Step) -> Node:
         """The node after which a step is written: as late as its target allows.
@@ -196,7 +207,7 @@ class _Writer:
         reads it.
         """
         call = step.occurrence.call
-        if step.after or step.occurrence.product is not None:
+        if step.after or step.entering or step.occurrence.product is not None:
             return _latest(call.graph, _needed(step))
         return self._before.setdefault(call, call.prev)
 

@@ -11,6 +11,7 @@ from torch.fx.proxy import GraphAppendingTracer
 
 from peftlang.capture import CapturedGraph
 from peftlang.ir.plan import Plan
+from peftlang.passes.grids import Grid, grids
 from peftlang.passes.occurrence import Located
 
 SLOT = "peftlang_slot"
@@ -64,7 +65,7 @@ class SlotReads:
 
     def __init__(self, graph: CapturedGraph, work: Rewriting, *, prefix: str = "peftlang") -> None:
         self._gm, self._slots, self._prefix = graph.gm, work.slots, prefix
-        self.given = work.given
+        self.given, self._work = work.given, work
         self._nodes: dict[str, Node] = {}
 
     def __call__(self, name: str) -> Node:
@@ -81,6 +82,11 @@ class SlotReads:
 
     def value(self, name: str) -> Tensor:
         return self._slots(name)
+
+    @property
+    def grids(self) -> list[Grid]:
+        """The grids of patches that the call's graphs show."""
+        return [found for graph in self._work.graphs for found in grids(graph.gm.graph)]
 
 
 def hold(gm: GraphModule, attribute: str, value: Tensor) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from torch.fx import Node
 
 from peftlang.capture import CapturedGraph
-from peftlang.ir.plan import Rows, Site
+from peftlang.ir.plan import Rows, Sees, Site
 from peftlang.passes.dataflow.attention import Attention
 from peftlang.passes.dataflow.causality import is_causal
 from peftlang.passes.dataflow.feedforward import (
@@ -84,6 +84,7 @@ class _Inference:
         self.drafts: dict[str, Draft] = {}
         self.branches: list[Found] = []
         self.named: set[tuple[int, Node]] = set()
+        self.sees: dict[str, Sees] = {}
 
     def sites(self) -> list[Site]:
         for index, reading in enumerate(self.readings):
@@ -94,6 +95,7 @@ class _Inference:
             self._others(index, reading)
         structure = self._structure()
         self._blocks(structure)
+        self.sees = self._seen(structure)
         for index, reading in enumerate(self.readings):
             self._weights(index, reading)
         drafts = sorted(self.drafts.items(), key=lambda item: item[1].at)
@@ -234,6 +236,20 @@ class _Inference:
                 sides[stack] = "decoder" if causal else "encoder"
         return sides
 
+    def _seen(self, structure: Structure) -> dict[str, Sees]:
+        """For each stack, which keys its first self-attention lets a query see."""
+        found: dict[str, Sees] = {}
+        for branch in self.branches:
+            stack = self._stack_of(structure, branch)
+            if branch.role != "attn" or branch.attention is None or stack in {None, *found}:
+                continue
+            assert stack is not None
+            if is_causal(branch.reading.flow, branch.attention):
+                found[stack] = "earlier"
+            else:
+                found[stack] = "masked" if branch.attention.product.mask else "all"
+        return found
+
     def _stack_of(self, structure: Structure, branch: Found) -> str | None:
         return structure.place(branch.path)[0]
 
@@ -339,6 +355,7 @@ class _Inference:
             transposed=bool(use and use.transposed),
             rows=draft.rows,
             anchors=draft.anchors,
+            sees=self.sees.get(stack) if stack else None,
             dims=draft.dims | ({"layers": layers} if layers else {}),
         )
 

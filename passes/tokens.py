@@ -1,4 +1,4 @@
-"""Predicates on a token's place in the prompt, written into a graph."""
+"""What a site's sequence is in a graph: where its tokens lie, their ids, which are padding."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -7,24 +7,33 @@ import torch
 
 from peftlang.capture import hint_of
 from peftlang.diagnostics import PeftError
-from peftlang.ir.expr import Apply, postorder
 from peftlang.ir.method import Method
 from peftlang.ir.plan import Site
 from peftlang.ir.positions import POSITIONS
+from peftlang.ir.reach import asking
 
 if TYPE_CHECKING:
     from peftlang.passes.views import SiteView
 
 PLACES = "+tokens."
-FROM_START, FROM_END = "first", "last"
+FROM_START, FROM_END, REAL, IDS = "first", "last", "real", "ids"
+SOFT = "+soft."
+"""Slots of what a call put before a sequence: ``+soft.SIDE``, one row for each soft token."""
 
 
-def token_slot(side: str, end: str) -> str:
-    """Slot of the tokens' places, ``[batch, tokens]``, counted from one end of the prompt.
+def token_slot(side: str, what: str) -> str:
+    """Slot of a fact about each token of the call, ``[batch, tokens]``.
 
-    Padding, virtual and generated tokens are further from either end than any number.
+    ``first`` and ``last`` are places counted from one end of the prompt; padding, virtual and
+    generated tokens are further from either end than any number. ``real`` is false at padding,
+    and ``ids`` are the tokens' ids, below zero for virtual ones.
     """
-    return f"{PLACES}{side}.{end}"
+    return f"{PLACES}{side}.{what}"
+
+
+def soft_slot(side: str) -> str:
+    """Slot whose first size is how many soft tokens stand before the sequence."""
+    return f"{SOFT}{side}"
 
 
 def sequence_of(site: Site) -> str:
@@ -35,34 +44,151 @@ def sequence_of(site: Site) -> str:
 
 
 def reads_places(method: Method) -> bool:
-    """Whether a method changes chosen tokens alone."""
-    nodes = postorder(*(c.value for c in method.compositions))
-    return any(isinstance(node, Apply) and node.op == "tokens" for node in nodes)
+    """Whether a method asks where tokens lie, or which they are."""
+    return bool(asking(method))
 
 
-def token_mask(view: "SiteView", keywords: Mapping[str, Any]) -> Any:
-    """1 for the first and the last tokens of the prompt, 0 for others: ``[batch, tokens]``.
+class Sequence:
+    """The sequence at one occurrence of a site, as the builtins ask for it.
 
-    Where the call did not say what its tokens are (image patches, one layer by itself), the
-    sequence at the site is all prompt.
+    Where the call did not say what its tokens are (image patches, one layer by itself), all that
+    is there is prompt, and none of it padding.
+
+    Args:
+        view: The occurrence, and where to write.
     """
-    site = view.occurrence.site
-    side = sequence_of(site)
-    first, last = int(keywords.get("first", 0)), int(keywords.get("last", 0))
-    if token_slot(side, FROM_START) in view.reads.given:
-        _check_length(view, side)
-        starts: Any = view.emission.proxy(view.reads(token_slot(side, FROM_START)))
-        ends: Any = view.emission.proxy(view.reads(token_slot(side, FROM_END)))
-        if _is_flat(view):
-            starts, ends = starts.flatten(), ends.flatten()
-    else:
-        value: Any = view.read("h").detach()
-        for _ in POSITIONS[site.role]["h"].dims:
+
+    def __init__(self, view: "SiteView") -> None:
+        self._view, self._side = view, sequence_of(view.occurrence.site)
+
+    def token_mask(self, keywords: Mapping[str, Any]) -> Any:
+        """1 for the first and the last tokens of the prompt, 0 for others: ``[batch, tokens]``."""
+        first, last = int(keywords.get("first", 0)), int(keywords.get("last", 0))
+        starts, ends = self._fact(FROM_START), self._fact(FROM_END)
+        if starts is None or ends is None:
+            ones = torch.ones_like(self._token(), dtype=torch.long)
+            starts = ones.cumsum(-1) - 1
+            ends = ones.flip(-1).cumsum(-1).flip(-1) - 1
+        return self._number((starts < first) | (ends < last))
+
+    def identified(self, ids: tuple[Any, ...]) -> Any:
+        """Which tokens have one of these ids and are no padding: booleans ``[batch, tokens]``.
+
+        Raises:
+            PeftError: R517, the call gives no ids.
+        """
+        held, real = self._fact(IDS, rows=True), self._fact(REAL, rows=True)
+        if held is None or real is None:
+            raise _no_ids(self._view.occurrence.site)
+        found = held == int(ids[0])
+        for one in ids[1:]:
+            found = found | (held == int(one))
+        return found & real
+
+    def as_number(self, marks: Any) -> Any:
+        """Booleans ``[batch, tokens, …]`` as 0 and 1, laid out as the site's tokens are."""
+        return self.as_given(self._number(marks))
+
+    def _number(self, marks: Any) -> Any:
+        return marks.to(self._view.dtype("h") or torch.float32)
+
+    def soft(self, count: int) -> Any:
+        """1 in column k at the k-th soft token: ``[batch, tokens, count]``."""
+        held, slot = 0, soft_slot(self._side)
+        if slot in self._view.reads.given:
+            held = self._view.reads.value(slot).shape[0]
+        if count > held > 0:
+            raise PeftError(
+                f"`soft({count})` is read at {self._view.occurrence.site.id}, and only {held} soft "
+                "tokens are put before the sequence",
+                code="R518",
+                help="let both have the same number",
+            )
+        token = self.by_row(self._view.read("h"))
+        for _ in POSITIONS[self._view.occurrence.site.role]["h"].dims:
+            token = token.select(-1, 0)
+        place = torch.ones_like(token.detach(), dtype=torch.long).cumsum(1) - 1
+        place = place if held else place - place - 1
+        column = torch.ones_like(place.unsqueeze(-1).expand(-1, -1, count)).cumsum(-1) - 1
+        return self.as_number(place.unsqueeze(-1) == column)
+
+    def real(self) -> Any:
+        """False at padding, ``[batch, tokens]``; None where every token is real."""
+        return self._fact(REAL, rows=True)
+
+    def causal(self) -> bool:
+        """Whether no token of the site's stack sees a later one; so where nothing tells."""
+        return self._view.occurrence.site.sees in {"earlier", None}
+
+    def grid(self) -> tuple[int, int, int, int]:
+        """Tokens before the patches, rows and columns of patches, tokens after them.
+
+        Raises:
+            PeftError: R519, the graph does not show an image's patches.
+        """
+        view = self._view
+        tokens = hint_of(_shape(view)[1]) if len(_shape(view)) > 2 else -1
+        if view.occurrence.product is not None:
+            tokens = hint_of(view.node("h").meta["example_value"].shape[-2])
+        for before, rows, columns, after in view.reads.grids:
+            if before + rows * columns + after == tokens:
+                return before, rows, columns, after
+        raise PeftError(
+            f"the graph does not show which tokens at {view.occurrence.site.id} are the patches "
+            "of an image",
+            code="R519",
+            help="call the whole model, so that its patches are in the graph; `conv` works along "
+            "any sequence",
+        )
+
+    def by_row(self, value: Any) -> Any:
+        """A token-level value ``[batch, tokens, …]``, where the site has these as one dimension.
+
+        Raises:
+            PeftError: R516, the site's tokens are no sequence.
+        """
+        if not _is_flat(self._view):
+            return value
+        slot = token_slot(self._side, REAL)
+        if slot in self._view.reads.given:
+            rows, tokens = self._view.reads.value(slot).shape
+            if hint_of(_shape(self._view)[0]) == rows * tokens:
+                shape: Any = self._view.emission.proxy(self._view.reads(slot)).shape
+                return value.unflatten(0, [shape[0], shape[1]])
+        raise PeftError(
+            f"the tokens at {self._view.occurrence.site.id} are no sequence: batch and tokens are "
+            "one dimension there",
+            code="R516",
+            help="place the method where the hidden state is `[batch, tokens, features]`",
+        )
+
+    def as_given(self, value: Any) -> Any:
+        """The inverse of ``by_row``."""
+        return value.flatten(0, 1) if _is_flat(self._view) else value
+
+    def _fact(self, what: str, *, rows: bool = False) -> Any:
+        view, slot = self._view, token_slot(self._side, what)
+        if slot not in view.reads.given:
+            return None
+        _check_length(view, slot)
+        found: Any = view.emission.proxy(view.reads(slot))
+        return found.flatten() if _is_flat(view) and not rows else found
+
+    def _token(self) -> Any:
+        """One number for each token."""
+        value: Any = self._view.read("h").detach()
+        for _ in POSITIONS[self._view.occurrence.site.role]["h"].dims:
             value = value.select(-1, 0)
-        ones = torch.ones_like(value, dtype=torch.long)
-        starts = ones.cumsum(-1) - 1
-        ends = ones.flip(-1).cumsum(-1).flip(-1) - 1
-    return ((starts < first) | (ends < last)).to(view.dtype("h") or torch.float32)
+        return value
+
+
+def _no_ids(site: Site) -> PeftError:
+    return PeftError(
+        f"the method at {site.id} chooses tokens by their ids, and this call gives none",
+        code="R517",
+        help="call the whole model with its token ids (`input_ids`, `decoder_input_ids`) rather "
+        "than embeddings",
+    )
 
 
 def _is_flat(view: "SiteView") -> bool:
@@ -77,13 +203,13 @@ def _shape(view: "SiteView") -> tuple[Any, ...]:
     return tuple(value.shape) if isinstance(value, torch.Tensor) else ()
 
 
-def _check_length(view: "SiteView", side: str) -> None:
+def _check_length(view: "SiteView", slot: str) -> None:
     shape = _shape(view)
-    given = view.reads.value(token_slot(side, FROM_START)).shape[1]
+    given = view.reads.value(slot).shape[1]
     if len(shape) == 3 and hint_of(shape[1]) != given:
         raise PeftError(
             f"the model was given {given} tokens, and {view.occurrence.site.id} has "
-            f"{hint_of(shape[1])}, so `tokens(first, last)` has no meaning there",
+            f"{hint_of(shape[1])}, so the method does not know them",
             code="R516",
             help="place the method where the sequence is the model's input sequence",
         )

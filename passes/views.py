@@ -8,6 +8,7 @@ from torch.fx import Node
 from peftlang.ir.plan import Rows, Site
 from peftlang.passes.occurrence import Occurrence
 from peftlang.passes.rewriting import Emission, SlotReads
+from peftlang.passes.tokens import Sequence
 
 
 class SiteView:
@@ -56,11 +57,14 @@ class SiteView:
         value = self.node(name).meta.get("example_value")
         return value.dtype if isinstance(value, torch.Tensor) else None
 
+    @property
+    def sequence(self) -> Sequence:
+        """The site's tokens, for builtins that ask where they lie or which they are."""
+        return Sequence(self)
+
     def token_mask(self, keywords: dict[str, Any]) -> Any:
         """1 for the first and last tokens of the prompt (``tokens(first, last)``), ``[B, T]``."""
-        from peftlang.passes.tokens import token_mask
-
-        return token_mask(self, keywords)
+        return self.sequence.token_mask(keywords)
 
 
 class ProjectionView(SiteView):

@@ -27,11 +27,12 @@ from peftlang.passes.prompts import prompts
 from peftlang.passes.resolve import resolve
 from peftlang.passes.rewriting import Rewriting
 from peftlang.passes.roles import roles
+from peftlang.passes.sequences import check_sequences, named_ids
 from peftlang.passes.share import share
 from peftlang.runtime import adapted as state
 from peftlang.runtime import disk
 from peftlang.runtime.adapted import Adapted, AdapterRecord
-from peftlang.runtime.sequences import prompt_site, why_no_prompt
+from peftlang.runtime.sequences import prompt_site, special_ids, why_no_prompt
 from peftlang.runtime.store import STORE, create
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -121,7 +122,8 @@ def plan(
         if not name.startswith(f"{STORE}.")
     }
     sites = surveyed.sites + surveyed.containers
-    resolved = resolve(adapter, sites, shapes, surveyed.why_missing)
+    resolved = resolve(named_ids(adapter, special_ids(model)), sites, shapes, surveyed.why_missing)
+    check_sequences(resolved, sites)
     seen("after", "resolve", resolved)
     seen("before", "share", resolved)
     shared = share(resolved)

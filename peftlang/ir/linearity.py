@@ -79,6 +79,8 @@ def _applied(node: Apply, known: dict[int, Dependence]) -> Dependence:
     if node.is_hyper:
         return Dependence(Degree.OTHER, f"`{node.op}` may be any function", node)
     entry = BUILTINS[node.op]
+    if entry.mixes:
+        return Dependence(Degree.OTHER, f"`{node.op}` reads other tokens than its own", node)
     if not set(varying) <= set(entry.linear):
         return Dependence(Degree.OTHER, f"`{node.op}` is not linear", node)
     if len(varying) > 1 and not entry.jointly:

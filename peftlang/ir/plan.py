@@ -1,7 +1,7 @@
 """The plan: which tensors exist, which placements use them, and on which sites."""
 
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -40,6 +40,10 @@ class Rows(Frozen):
         return None
 
 
+Sees = Literal["earlier", "masked", "all"]
+"""Which keys a stack's queries see: none that come later, those that a mask leaves, or all."""
+
+
 class Site(Frozen):
     """One place of a model where a method can act, found by dataflow.
 
@@ -55,6 +59,7 @@ class Site(Frozen):
         transposed: W is stored ``[d_x, d_h]`` rather than ``[d_h, d_x]``.
         rows: Rows of a fused projection; None for all.
         anchors: Parameters whose use in a graph means that this site runs there.
+        sees: What the self-attention of its stack lets a token see; None where there is none.
         dims: Sizes: d_x, d_h, heads, kv_heads, d_head, layers, vocab, where they exist.
     """
 
@@ -69,6 +74,7 @@ class Site(Frozen):
     transposed: bool = False
     rows: Rows | None = None
     anchors: tuple[str, ...] = ()
+    sees: Sees | None = None
     dims: dict[str, int] = Field(default_factory=dict)
 
 

@@ -6,7 +6,7 @@ from typing import Literal, cast
 from peftlang.diagnostics import did_you_mean
 from peftlang.ir.builtins import BUILTINS, Signature
 from peftlang.ir.dims import Dim
-from peftlang.ir.expr import Apply, Expr, Ref, postorder
+from peftlang.ir.expr import Apply, Expr, Ref, names, postorder
 from peftlang.ir.method import Composition
 from peftlang.ir.types import Level, Type, TypeFact
 from peftlang.lower.clauses import Clauses, Placed
@@ -80,12 +80,20 @@ class Compositions:
         if not self._check_target(target, place):
             return None
         value = self._expressions.lower(entry.node.value, entry.source)
-        if value is None:
+        if value is None or self._reads_its_own_result(target, value, place):
             return None
         if not self._fits(target, value, Place(entry.source, entry.node.value.span)):
             return None
         span = (entry.node.span.start, entry.node.span.end)
         return Composition(target=cast("Target", target), value=value, span=span)
+
+    def _reads_its_own_result(self, target: str, value: Expr, place: Place) -> bool:
+        """Whether a change of what goes in reads what comes out."""
+        if target != "x" or "h" not in names(value):
+            return False
+        self._report.error("M302", "`h` comes out of what goes in by `x`, so a change of `x` "
+                           "cannot read it", place, help="write `h`, or read `x`")  # fmt: skip
+        return True
 
     def _check_target(self, target: str, place: Place) -> bool:
         if target in self._site.targets:

@@ -22,7 +22,7 @@ CALLABLE = {
 }
 """Builtins that a spec calls by name, operators not among them."""
 
-OF_ATTENTION = ("attend", "scores", "mix", "prefix_mass")
+OF_ATTENTION = ("attend", "scores", "mix", "prefix_mass", "project_k", "project_v")
 """Builtins that look at the attention product of their site."""
 
 _ELEMENTWISE = BUILTINS["identity"]
@@ -99,6 +99,11 @@ class Expressions:
             case n.String():
                 text = Number(node.value, Type(), (node.span.start, node.span.end))
                 return self._kept(text, place)
+            case n.Boolean():
+                truth = Type(kind="bool")
+                return self._kept(
+                    Number(node.value, truth, (node.span.start, node.span.end)), place
+                )
         self._condition(place)
         return None
 
@@ -236,8 +241,13 @@ class Expressions:
         named = {key: operand.value for key, operand in (keywords or {}).items()}
         values = tuple(operand.value for operand in args)
         for operand in args:
-            if isinstance(operand.value, Number) and isinstance(operand.value.value, str):
-                self._error("T211", "this is a text, and a value is wanted here",
+            if (
+                isinstance(operand.value, Number)
+                and isinstance(operand.value.value, str | bool)
+                and not (entry.texts and isinstance(operand.value.value, str))
+            ):
+                what = "a text" if isinstance(operand.value.value, str) else "true or false"
+                self._error("T211", f"this is {what}, and a value is wanted here",
                             Place(place.source, operand.span))  # fmt: skip
                 return None
         try:

@@ -43,7 +43,7 @@ class Site:
 def _site(position: str, scope: Scope, *, sequential: bool, certain: bool = True) -> Site:
     values = dict(scope)
     targets = {"h", "W", "b", "q", "k", "v"} & set(scope)
-    if scope is PROJECTION and not sequential:
+    if scope in (PROJECTION, BLOCK) and not sequential:
         targets.add("x")
     if sequential and "x" not in values and scope in (ACTIVATION, EMBED):
         values["x"] = Type((Dim.of("d_x"),), Level.TOKEN)

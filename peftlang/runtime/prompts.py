@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from peftlang.diagnostics import PeftError
 from peftlang.ir.plan import Site
 from peftlang.passes.prompts import FIRST_VIRTUAL, PROMPT
+from peftlang.passes.tokens import sequence_of, soft_slot
 from peftlang.runtime.generation import (
     check_continues,
     hidden_prompt,
@@ -105,7 +106,9 @@ def lengthened(adapted: "Adapted", door: "Door", module: nn.Module, call: "Call"
         elif _begin(call, entrance, count):
             values = embeddings(adapted, found, _tokens(call))
             _put(adapted, site, call, values)
-            stack.enter_context(adapted.giving({PROMPT: values}))
+            front = torch.zeros(count, device=values.device)
+            given = {PROMPT: values, soft_slot(sequence_of(site)): front}
+            stack.enter_context(adapted.giving(given))
             make_room(cache, count, entrance.window)
             if not entrance.two_sided and not entrance.keeps:
                 call.after.append(_hiding(count))

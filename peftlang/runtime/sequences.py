@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from peftlang.ir.builtins.tokens import KINDS_OF_ID
 from peftlang.ir.plan import Site
 
 CACHES = ("past_key_values", "cache_params")
@@ -57,6 +58,28 @@ def is_filled(cache: Any) -> bool:
     except (AttributeError, ValueError):
         states = getattr(cache, "has_previous_state", False)
         return bool(states() if callable(states) else states)
+
+
+def special_ids(root: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The ids that a model's configuration names, by kind: ``cls_token_id`` is of kind ``cls``.
+
+    Those of padding are no token of any sequence, so they are left out; ``special`` has all.
+    """
+    config = getattr(root, "config", None)
+    config = getattr(config, "text_config", config)
+    padding = set(_as_ids(getattr(config, "pad_token_id", None)))
+    found: dict[str, tuple[int, ...]] = {}
+    for kind in KINDS_OF_ID:
+        ids = _as_ids(getattr(config, f"{kind}_token_id", None))
+        found[kind] = tuple(value for value in ids if value not in padding)
+    found["special"] = tuple(sorted({value for ids in found.values() for value in ids}))
+    return found
+
+
+def _as_ids(value: Any) -> tuple[int, ...]:
+    if isinstance(value, int):
+        return (value,)
+    return tuple(value) if isinstance(value, list | tuple) else ()
 
 
 def reader_of(root: nn.Module, path: str) -> str | None:

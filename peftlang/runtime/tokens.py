@@ -13,7 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from peftlang.diagnostics import PeftError
-from peftlang.passes.tokens import FROM_END, FROM_START, reads_places, sequence_of, token_slot
+from peftlang.ir.reach import mixing
+from peftlang.passes.tokens import (
+    FROM_END,
+    FROM_START,
+    IDS,
+    REAL,
+    reads_places,
+    sequence_of,
+    token_slot,
+)
 from peftlang.runtime.sequences import (
     cache_of,
     is_filled,
@@ -70,14 +79,44 @@ def placed(adapted: "Adapted", door: "Door", module: nn.Module, call: "Call") ->
         return
     if named(door.original, call.args, call.kwargs):
         call.args = ()
+    _check_alone(adapted, call)
     given: dict[str, Tensor] = {}
     for side, names in _sequences(adapted, door, wanted).items():
-        valid = _valid(names, call)
-        if valid is not None:
-            given[token_slot(side, FROM_START)] = _counted(valid)
-            given[token_slot(side, FROM_END)] = _counted(valid.flip(-1)).flip(-1)
+        tokens = _tokens(names, call)
+        if tokens is None:
+            continue
+        real = _real(tokens, names, call)
+        valid = _prompted(real, tokens, names, call)
+        given[token_slot(side, FROM_START)] = _counted(valid)
+        given[token_slot(side, FROM_END)] = _counted(valid.flip(-1)).flip(-1)
+        given[token_slot(side, REAL)] = real
+        ids = _ids(names, module, call)
+        if ids is not None:
+            given[token_slot(side, IDS)] = ids
     with adapted.giving(given):
         yield
+
+
+def _check_alone(adapted: "Adapted", call: "Call") -> None:
+    """A call that continues a cached one brings its newest tokens alone.
+
+    Raises:
+        PeftError: R520, a method reads the tokens before them, which the cache does not hold.
+    """
+    if not is_filled(cache_of(call.kwargs)):
+        return
+    for name in adapted.active:
+        plan = adapted.records[name].plan
+        for placement in plan.placements:
+            reading = mixing(plan.uses[placement.label].method)
+            sites = (plan.sites[site] for site in placement.sites)
+            if reading and any(sequence_of(site) != "encoder" for site in sites):
+                raise PeftError(
+                    f"`{reading[0].op}` of `{placement.method}` reads earlier tokens of the "
+                    "sequence, and this call has only those that the cache does not hold",
+                    code="R520",
+                    help="give the whole sequence: `use_cache=False`",
+                )
 
 
 def _wanted(adapted: "Adapted") -> dict[str, str]:
@@ -112,34 +151,54 @@ def _reads(root: nn.Module, door: str, path: str) -> bool:
     return reader_of(root, path) is not None
 
 
-def _valid(names: Names, call: "Call") -> Tensor | None:
-    """Which tokens belong to the prompt, ``[batch, tokens]``; None if the call does not say."""
-    kwargs = call.kwargs
-    given = (kwargs.get(name) for name in names.tokens)
+def _tokens(names: Names, call: "Call") -> Tensor | None:
+    """What holds the sequence; None if the call does not say."""
+    given = (call.kwargs.get(name) for name in names.tokens)
     value: Any = next((v for v in given if v is not None), None)
     if value is not None and not isinstance(value, Tensor):
         value = value[0]
-    if not isinstance(value, Tensor) or value.dim() < 2:
-        return None
-    ids = is_ids(value)
-    shape = value.shape if ids else value.shape[:-1]
-    valid = value >= 0 if ids and kwargs.get("labels") is not value else None
-    if valid is None:
-        valid = torch.ones(shape, dtype=torch.bool, device=value.device)
-        if names.prompted:
-            valid[..., : call.prompt] = False
-    if names.cached and is_filled(cache_of(kwargs)):
-        return torch.zeros_like(valid).flatten(0, -2)
-    mask = kwargs.get(names.mask)
+    return value if isinstance(value, Tensor) and value.dim() > 1 else None
+
+
+def _real(value: Tensor, names: Names, call: "Call") -> Tensor:
+    """Which tokens are no padding, ``[batch, tokens]``; virtual and generated ones are real."""
+    shape = value.shape if is_ids(value) else value.shape[:-1]
+    mask = call.kwargs.get(names.mask)
     if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != len(shape)):
         raise PeftError(
-            f"the adapter changes chosen tokens, and `{names.mask}` does not say which are padding",
+            f"the adapter asks which tokens there are, and `{names.mask}` does not say which are "
+            "padding",
             code="R515",
             help=f"pass `{names.mask}` with one entry per token, [batch, tokens], or none",
         )
-    if mask is not None and mask.shape == shape:
-        valid = valid & (mask > 0)
-    return valid.flatten(0, -2)
+    real = torch.ones(shape, dtype=torch.bool, device=value.device)
+    if mask is not None and mask.shape[-1] >= shape[-1] and mask.shape[:-1] == shape[:-1]:
+        # Behind a cache the mask is of all tokens, the newest last.
+        real = mask[..., mask.shape[-1] - shape[-1] :] > 0
+    return real.flatten(0, -2)
+
+
+def _prompted(real: Tensor, value: Tensor, names: Names, call: "Call") -> Tensor:
+    """Which tokens belong to the prompt, ``[batch, tokens]``."""
+    if names.cached and is_filled(cache_of(call.kwargs)):
+        return torch.zeros_like(real)
+    if is_ids(value) and call.kwargs.get("labels") is not value:
+        return real & (value.flatten(0, -2) >= 0)
+    own = torch.ones_like(real)
+    if names.prompted:
+        own[..., : call.prompt] = False
+    return real & own
+
+
+def _ids(names: Names, module: nn.Module, call: "Call") -> Tensor | None:
+    """The tokens' ids, ``[batch, tokens]``; of a decoder fed with labels, what it makes of them."""
+    value = _tokens(names, call)
+    if not is_ids(value):
+        return None
+    shift = getattr(module, "prepare_decoder_input_ids_from_labels", None)
+    if call.kwargs.get("labels") is value and "labels" in names.tokens:
+        value = shift(labels=value) if shift is not None else None
+    return value.flatten(0, -2) if isinstance(value, Tensor) else None
 
 
 def _counted(valid: Tensor) -> Tensor:

@@ -7,15 +7,26 @@ from peftlang.ir.builtins.decompositions import DECOMPOSITIONS
 from peftlang.ir.builtins.fourier import FOURIER
 from peftlang.ir.builtins.orthogonal import ORTHOGONAL
 from peftlang.ir.builtins.patterns import PATTERNS
+from peftlang.ir.builtins.sequence import SEQUENCE
 from peftlang.ir.builtins.table import Builtin, Evaluation, Signature, as_dim
 from peftlang.ir.builtins.tensors import TENSORS
 from peftlang.ir.builtins.toeplitz import TOEPLITZ
+from peftlang.ir.builtins.tokens import TOKENS
 from peftlang.ir.builtins.training import TRAINING
 
 _STRUCTURED = (*FOURIER, *PATTERNS, *BLOCKS, *TOEPLITZ, *ORTHOGONAL, *DECOMPOSITIONS)
 
 BUILTINS: dict[str, Builtin] = {
-    entry.name: entry for entry in (*ARITHMETIC, *TENSORS, *_STRUCTURED, *ATTENTION, *TRAINING)
+    entry.name: entry
+    for entry in (
+        *ARITHMETIC,
+        *TENSORS,
+        *_STRUCTURED,
+        *ATTENTION,
+        *TOKENS,
+        *SEQUENCE,
+        *TRAINING,
+    )
 }
 """Every function and operator by the name that a spec calls it by."""
 

@@ -1,4 +1,4 @@
-"""Attention over a few learned keys, and predicates on tokens."""
+"""Attention over a few learned keys."""
 
 from typing import Any
 
@@ -82,10 +82,6 @@ def _attend_cost(call: Apply) -> Dim:
     return 2 * product((heads, keys, width)) + 2 * product((heads, keys, values))
 
 
-def _tokens_rule(call: Signature) -> Type:
-    return Type((), Level.TOKEN)
-
-
 ATTENTION = (
     Builtin("attend", "attend(q, K, V)", "Scaled dot-product attention of the site's queries over "
             "the given keys `[n, kv_heads, d_head]` and values alone; scaled as the site's own "
@@ -103,7 +99,4 @@ ATTENTION = (
             "keys `P` when they stand before the site's own keys `k`, masks included "
             "(He et al. 2022, eq. 7-9).", (3, 3), _mass_rule, _mass, reads="seen",
             cost=lambda c: 2 * product((c.args[1].type.dims[0], *c.args[0].type.dims))),
-    Builtin("tokens", "tokens(first = n, last = m)", "1 for the first n and the last m tokens of "
-            "the prompt, 0 for the others; padding and generated tokens do not count.", (0, 0),
-            _tokens_rule, lambda c: c.site.token_mask(c.keywords), keywords=("first", "last")),
 )  # fmt: skip

@@ -67,7 +67,7 @@ class Evaluation:
         size: The concrete size of a dimension at this site.
         training: Whether the model is in training mode.
         half: Whether the operands are float16 or bfloat16.
-        site: What the attention product and the token positions answer to.
+        site: What the attention product, and the sequence of the site's tokens, answer to.
         memo: What meanings keep for one another while one method is evaluated at one site.
     """
 
@@ -141,6 +141,12 @@ class Builtin:
         single_precision: Computed in float32 where the operands are half precision.
         activation: An elementwise function that an ``fn`` hyper-parameter may name.
         random: Draws random numbers when training.
+        asks: What it asks of the call besides its operands: where the tokens lie ("places"), or
+            which ids they have ("ids").
+        mixes: Which tokens a token's result depends on besides itself: those before it
+            ("earlier"), any ("all"), or ("site") those before it where no query of the site's
+            own attention sees a later token, else any. Merging and contracts go by it.
+        texts: Whether operands may be texts.
     """
 
     name: str
@@ -164,6 +170,9 @@ class Builtin:
     single_precision: bool = False
     activation: bool = False
     random: bool = False
+    asks: Literal["", "places", "ids"] = ""
+    mixes: Literal["", "earlier", "all", "site"] = ""
+    texts: bool = False
 
 
 def as_dim(expr: Expr) -> Dim | None:
