@@ -9,7 +9,7 @@ from peftlang.diagnostics import PeftError
 from peftlang.passes.occurrence import Occurrence, Product
 from peftlang.passes.rewriting import Emission, SlotReads
 from peftlang.passes.score_chain import replayed
-from peftlang.passes.views import SiteView
+from peftlang.passes.views import SiteView, select
 
 
 class AttentionView(SiteView):
@@ -72,6 +72,29 @@ class AttentionView(SiteView):
         """Values ``[n, kv_heads, d]`` weighted by ``[batch, tokens, heads, n]``."""
         grouped = weights.unflatten(-2, [self.kv_heads, self.repeats])
         return torch.einsum("...kgn,nkd->...kgd", grouped, values).flatten(-3, -2)
+
+    def project(self, part: str, value: Any) -> Any:
+        """``[…, d_x]`` through the layer's own projection to keys or values, by heads.
+
+        Raises:
+            PeftError: S410, no one weight of this layer makes them.
+        """
+        found = self.occurrence.projected(part)
+        if found is None:
+            raise PeftError(
+                f"no one weight makes the `{part}` of the attention product at "
+                f"{self.occurrence.site.path}, so `project_{part}` has no meaning there",
+                code="S410",
+                help="let the method have keys and values of its own",
+            )
+        weight: Any = self.emission.proxy(found.w)
+        weight = weight.transpose(0, 1) if found.transposed else weight
+        bias: Any = None if found.b is None else self.emission.proxy(found.b)
+        if found.rows is not None:
+            weight = select(weight, found.rows, axis=0)
+            bias = None if bias is None else select(bias, found.rows, axis=0)
+        made: Any = torch.nn.functional.linear(value, weight, bias)
+        return made.unflatten(-1, [self.kv_heads, -1])
 
     def log_normaliser(self) -> Any:
         """Log of the sum of exponentials over the site's own keys, ``[batch, tokens, heads]``."""

@@ -36,7 +36,7 @@ def _cuts(node: Node) -> bool:
     kernel = [hint_of(size) for size in shape_of(node.all_input_nodes[1])[2:]]
     strides: Any = node.args[3] if len(node.args) > 3 else node.kwargs.get("stride", 1)
     strides = [strides] * len(kernel) if isinstance(strides, int) else list(strides)
-    return kernel == strides
+    return bool(kernel == strides)
 
 
 def _neighbours(start: Node) -> Iterator[tuple[int, int]]:

@@ -7,6 +7,7 @@ site whose weights are used in the graph is either found or reported as missing.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 from torch.fx import Node
 
@@ -16,6 +17,7 @@ from peftlang.passes.dataflow.attention import Attention
 from peftlang.passes.dataflow.feedforward import branch_between, inputs_of
 from peftlang.passes.dataflow.flow import Flow, shape_of
 from peftlang.passes.dataflow.ops import CASTS, VIEWS, name_of
+from peftlang.passes.dataflow.projected import projected
 from peftlang.passes.dataflow.reading import Reading, applied_parameters
 from peftlang.passes.dataflow.regions import regions, whole
 from peftlang.passes.dataflow.residual import Joint, joint
@@ -180,7 +182,7 @@ def _all_inside(reading: Reading, site: Site) -> bool:
 
 def _cores(reading: Reading, site: Site) -> tuple[list[Occurrence], str | None]:
     found = [
-        _of_product(product, site)
+        _of_product(reading, product, site)
         for product in reading.attentions
         if any(use.weight == site.anchors[0] for use in product.sources["q"])
     ]
@@ -189,12 +191,13 @@ def _cores(reading: Reading, site: Site) -> tuple[list[Occurrence], str | None]:
     return [], "the queries are made here, but no attention product reads them"
 
 
-def _of_product(found: Attention, site: Site) -> Occurrence:
+def _of_product(reading: Reading, found: Attention, site: Site) -> Occurrence:
     queries = [use for use in found.sources["q"] if use.weight == site.anchors[0]]
     values = {"x": queries[0].x, **found.parts, "h": found.call}
     return Occurrence(
-        site, found.call, values, dict(found.readers), dict(found.layout), found.product
-    )
+        site, found.call, values, dict(found.readers), dict(found.layout), found.product,
+        projected=partial(projected, reading.flow, found),
+    )  # fmt: skip
 
 
 # Sub-layers and layers

@@ -1,11 +1,12 @@
 """Where a site runs in one captured graph: what `locate` finds and what `insert` rewrites."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from torch.fx import Node
 
-from peftlang.ir.plan import Site
+from peftlang.ir.plan import Rows, Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class Occurrence:
     layout: for names that are not ``[..., features]``: one letter per dimension, ``"bhtd"``
         (heads before tokens), ``"bthd"``, ``"ntd"`` (batch and heads merged into n), ``"bchw"``.
     product: the parts of an attention product, for the two `core` roles.
+    projected: for those, gives the weight that makes `k` or `v`; None where no one weight does.
     sliced: the graph itself takes the role's rows out of the weight first: `W`, `b` and `h` hold
         those rows alone here, and `site.rows` is already applied.
     """
@@ -70,6 +72,24 @@ class Occurrence:
     layout: dict[str, str] = field(default_factory=dict)
     product: Product | None = None
     sliced: bool = False
+    projected: "Callable[[str], Weight | None]" = lambda _part: None
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A projection's weight and bias in a graph.
+
+    Attributes:
+        w: The node of the whole weight.
+        b: The node of the whole bias.
+        transposed: W is stored ``[d_x, d_h]``.
+        rows: The rows that make the part asked for; None for all.
+    """
+
+    w: Node
+    b: Node | None
+    transposed: bool
+    rows: Rows | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
-from peftlang.ir.builtins import BUILTINS
+from peftlang.ir.builtins import BUILTINS, Builtin
 from peftlang.ir.expr import Apply, Expr, Ref, children, postorder
 from peftlang.ir.types import Level
 
@@ -78,14 +78,19 @@ def _applied(node: Apply, known: dict[int, Dependence]) -> Dependence:
         return CONSTANT if node.type.level is Level.CONST else _position_dependent(node)
     if node.is_hyper:
         return Dependence(Degree.OTHER, f"`{node.op}` may be any function", node)
-    entry = BUILTINS[node.op]
+    reason = _why_not(BUILTINS[node.op], varying)
+    return Dependence(Degree.OTHER, f"`{node.op}` {reason}", node) if reason else AFFINE
+
+
+def _why_not(entry: Builtin, varying: list[int]) -> str:
+    """What keeps a function of these operands from being affine in a token's hidden state."""
     if entry.mixes:
-        return Dependence(Degree.OTHER, f"`{node.op}` reads other tokens than its own", node)
+        return "reads other tokens than its own"
     if not set(varying) <= set(entry.linear):
-        return Dependence(Degree.OTHER, f"`{node.op}` is not linear", node)
+        return "is not linear"
     if len(varying) > 1 and not entry.jointly:
-        return Dependence(Degree.OTHER, f"`{node.op}` multiplies two parts that both vary", node)
-    return AFFINE
+        return "multiplies two parts that both vary"
+    return ""
 
 
 def _position_dependent(node: Apply) -> Dependence:

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from peftlang.verifying.tokens import Tokens
+
 
 class Product:
     """What builtins ask of a site: its attention product, and where its tokens stand.
@@ -18,6 +20,7 @@ class Product:
 
     def __init__(self, mask: Tensor, scale: float, values: Mapping[str, Tensor]) -> None:
         self.mask, self.scale, self._values = mask, scale, values
+        self.sequence = Tokens(values["h"], causal=not bool(mask.all()))
 
     def scores(self, query: Tensor, keys: Tensor) -> Tensor:
         """``[..., heads, n]``: scaled products with constant keys ``[n, kv_heads, d_head]``."""
@@ -36,11 +39,7 @@ class Product:
 
     def token_mask(self, keywords: Mapping[str, Any]) -> Tensor:
         """``[batch, tokens]``: 1 for the first and the last tokens, 0 for others."""
-        like = self._values["h"]
-        at = torch.arange(like.shape[1])
-        first, last = int(keywords.get("first", 0)), int(keywords.get("last", 0))
-        chosen = (at < first) | (at >= like.shape[1] - last)
-        return chosen.to(like.dtype).expand(like.shape[0], -1)
+        return self.sequence.token_mask(keywords)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:

@@ -14,6 +14,7 @@ from peftlang.ir.dims import Dim, TooComplex
 from peftlang.ir.expr import Apply, DimValue, Expr, Number, Ref
 from peftlang.ir.interpret import Interpreter
 from peftlang.ir.types import Kind, Level, Type, TypeFact
+from peftlang.verifying.tokens import Tokens
 
 NAMES = ("a", "b", "c")
 ROWS, TOKENS = 2, 3
@@ -65,12 +66,18 @@ SHAPES: dict[str, list[tuple[Shape, ...]]] = {
     "scores": [(d("a", "b"), d("c", "a", "b"))],
     "mix": [(d("a", "c"), d("c", "a", "b"))],
     "prefix_mass": [(d("a", "b"), d("c", "a", "b"), d("n", "a", "b"))],
+    "conv": [(d("a"), d("a", "b")), (d("a"), d("c", "a", "n"))],
+    "conv2": [(d("a"), d("a", "b", "n")), (d("a"), d("c", "a", "n", "r"))],
+    "self_attention": [(d("a"),) * 3, (d("c", "a"),) * 3],
     "concat": [(d("a", "b"), d("c", "b")), (d("a"), d("b"), d("a"))],
     "index": [(d("a", "b"), ()), (d("a"), ()), (d("a", "b"), d("c"))],
     "reshape": [(d("a", "b"), "b", "a"), ((Dim.of("a") * Dim.of("b"),), "a", "b"),
                 (d("a", "b", "c"), "c", "a", "b")],
 }  # fmt: skip
 
+
+ALONG = {"conv": 1, "conv2": 1, "sequence_norm": 1, "pool": 1, "self_attention": 3}
+"""How many operands of a function along the sequence are of each token."""
 
 ATTENTION = ("attend", "scores", "mix", "prefix_mass")
 
@@ -90,6 +97,10 @@ class OneSite:
 
     def token_mask(self, keywords: Any) -> Any:
         return torch.ones(ROWS, TOKENS)
+
+    @property
+    def sequence(self) -> Tokens:
+        return Tokens(torch.zeros(ROWS, TOKENS), causal=False)
 
 
 def value(type_: Type, sizes: dict[str, int]) -> torch.Tensor:
@@ -138,6 +149,8 @@ def operands(data: st.DataObject, op: str) -> tuple[Expr, ...]:
             continue
         whole = place == 1 and op in ("scatter", "index")
         level = data.draw(LEVEL)
+        if op in ALONG:
+            level = Level.TOKEN if place < ALONG[op] else Level.CONST
         if op in ATTENTION:
             level = (Level.TOKEN, Level.CONST, Level.EXAMPLE)[place if op == "prefix_mass" else
                                                               min(place, 1)]  # fmt: skip
@@ -145,6 +158,9 @@ def operands(data: st.DataObject, op: str) -> tuple[Expr, ...]:
         args.append(Ref(name, Type(shape, level, "int" if whole else "float")))
     if op == "scatter":
         args += [DimValue(dim, Type(kind="int")) for dim in d("b", "c")]
+    if op in ("token_is", "occurrence", "soft"):
+        own: list[Expr] = [DimValue(Dim.of("b"), Type(kind="int")), Number(3, Type(kind="int"))]
+        args = own[1:] if op == "token_is" else own[: entry.arity[0]]
     if op == "dropout":
         args[1:] = [Number(0.5)]
     if op == "train_core":

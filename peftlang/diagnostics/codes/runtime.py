@@ -112,4 +112,34 @@ RUNTIME: tuple[Code, ...] = (
         example="`loreft` at a layer that halves the sequence.",
         runs=False,
     ),
+    Code(
+        "R517",
+        "a call that gives no token ids",
+        "A method chooses tokens by their ids, and this call brings embeddings, or is of a part "
+        "of the model that sees no ids.",
+        example="`model(inputs_embeds=...)` with a spec that has `token_is(5)`.",
+        runs=False,
+    ),
+    Code(
+        "R518",
+        "soft tokens that are not there",
+        "`soft(n)` is read, and fewer than n soft tokens are put before the sequence.",
+        example="`soft(10)` beside `prompt_tuning` with `l = 5`, or with no prompt at all.",
+        runs=False,
+    ),
+    Code(
+        "R519",
+        "patches that the graph does not show",
+        "`conv2` reads the grid of patches off the graph in which the image is cut.",
+        example="`model.vit.layers[0](states)`, one layer by itself.",
+        runs=False,
+    ),
+    Code(
+        "R520",
+        "earlier tokens that a cache does not hold",
+        "A function along the sequence needs the tokens before the newest, and a cache holds keys "
+        "and values alone.",
+        example="`model.generate(ids)` with a spec that has `conv(x, K)`.",
+        runs=False,
+    ),
 )

@@ -105,6 +105,30 @@ method m(r: int = 8) {
         runs=False,
     ),
     Code(
+        "S412",
+        "tokens that have no ids",
+        "A method chooses tokens by their ids, and is placed where the sequence is of image "
+        "patches or audio frames; or it names a kind of token that the model's configuration "
+        "does not have.",
+        example='`token_is("cls")` compiled for a model whose configuration has no `cls_token_id`.',
+        runs=False,
+    ),
+    Code(
+        "S413",
+        "tokens that are no patches",
+        "`conv2` works over the rows and columns of an image's patches.",
+        example="`conv2(x, K)` compiled for a language model.",
+        runs=False,
+    ),
+    Code(
+        "S414",
+        "a look at later tokens",
+        "Where the model lets no token see a later one, a method that does so would learn from "
+        "what it is to predict. The spec can say that it may.",
+        example="`pool(x)` compiled for a decoder-only model.",
+        runs=False,
+    ),
+    Code(
         "S421",
         "positions whose values have different types",
         "A method has one type for each value that it reads from its sites. Where two "

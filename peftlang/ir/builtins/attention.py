@@ -82,6 +82,18 @@ def _attend_cost(call: Apply) -> Dim:
     return 2 * product((heads, keys, width)) + 2 * product((heads, keys, values))
 
 
+def _project_rule(call: Signature) -> Type:
+    have = call.inexact()
+    if have.dims[-1:] != (Dim.of("d_x"),):
+        raise TypeFact("the layer's own projection reads what its attention does, `[…, d_x]`, and "
+                       f"this is {have}", code="T209", argument=0)  # fmt: skip
+    return have.with_dims(*have.dims[:-1], Dim.of("kv_heads"), Dim.of("d_head"))
+
+
+def _project_cost(call: Apply) -> Dim:
+    return 2 * call.type.size * Dim.of("d_x")
+
+
 ATTENTION = (
     Builtin("attend", "attend(q, K, V)", "Scaled dot-product attention of the site's queries over "
             "the given keys `[n, kv_heads, d_head]` and values alone; scaled as the site's own "
@@ -99,4 +111,9 @@ ATTENTION = (
             "keys `P` when they stand before the site's own keys `k`, masks included "
             "(He et al. 2022, eq. 7-9).", (3, 3), _mass_rule, _mass, reads="seen",
             cost=lambda c: 2 * product((c.args[1].type.dims[0], *c.args[0].type.dims))),
+    *(Builtin(f"project_{part}", f"project_{part}(P)", f"The layer's own projection to {what}, "
+              "frozen and with its bias, of `P[…, d_x]`: `[…, kv_heads, d_head]`. No position is "
+              "encoded.", (1, 1), _project_rule,
+              lambda c, part=part: c.site.project(part, c.args[0]), linear=(0,),
+              cost=_project_cost) for part, what in (("k", "keys"), ("v", "values"))),
 )  # fmt: skip

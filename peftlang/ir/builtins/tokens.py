@@ -63,7 +63,8 @@ TOKENS = (
             "others and for padding. An id is a whole number, or a text: \"cls\" is the "
             "`cls_token_id` of the model's configuration, \"special\" every such id it has but "
             "padding's.", (1, 16), _is_rule,
-            lambda c: c.site.sequence.as_number(c.site.sequence.identified(c.args)), asks="ids", texts=True),
+            lambda c: c.site.sequence.as_number(c.site.sequence.identified(c.args)), asks="ids",
+            texts=True),
     Builtin("occurrence", "occurrence(n, i, ...)", "`[n]`: entry k is 1 where the token is the "
             "k-th of its sequence with one of these ids (as for `token_is`), else 0.", (2, 16),
             _occurrence_rule, _occurrence, asks="ids", mixes="earlier", texts=True),

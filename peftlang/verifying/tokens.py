@@ -1,0 +1,68 @@
+"""The tokens of one site on real tensors, as the language sees them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+DIFFERENT_IDS = 4
+"""Ids of a site's tokens are 1, 2, 3, 4 and so on again, each row beginning one further."""
+
+
+class Tokens:
+    """What builtins ask of the sequence at a site; there is no padding.
+
+    Args:
+        like: A value of the site, ``[batch, tokens, …]``.
+        causal: Whether no token sees a later one.
+    """
+
+    def __init__(self, like: Tensor, *, causal: bool) -> None:
+        self._like, self._causal = like, causal
+        rows, tokens = like.shape[:2]
+        self.ids = (torch.arange(tokens) + torch.arange(rows).unsqueeze(1)) % DIFFERENT_IDS + 1
+
+    def token_mask(self, keywords: Mapping[str, Any]) -> Tensor:
+        """``[batch, tokens]``: 1 for the first and the last tokens, 0 for others."""
+        rows, tokens = self.ids.shape
+        at = torch.arange(tokens)
+        first, last = int(keywords.get("first", 0)), int(keywords.get("last", 0))
+        return self.as_number(((at < first) | (at >= tokens - last)).expand(rows, -1))
+
+    def identified(self, ids: Sequence[int | str]) -> Tensor:
+        """``[batch, tokens]``: whether a token has one of these ids; a text is the id 1."""
+        wanted = torch.tensor([1 if isinstance(one, str) else int(one) for one in ids])
+        return torch.isin(self.ids, wanted)
+
+    def as_number(self, marks: Tensor) -> Tensor:
+        """Booleans in the number type of the site."""
+        return marks.to(self._like.dtype)
+
+    def soft(self, count: int) -> Tensor:
+        """``[batch, tokens, count]``: the first tokens are the soft ones."""
+        rows, tokens = self.ids.shape
+        return self.as_number(torch.eye(tokens, count).expand(rows, -1, -1))
+
+    def real(self) -> None:
+        """No token is padding."""
+
+    def causal(self) -> bool:
+        """Whether no token sees a later one."""
+        return self._causal
+
+    def grid(self) -> tuple[int, int, int, int]:
+        """One token, and then patches in two columns; what is left over comes after them."""
+        tokens = self.ids.shape[1]
+        if tokens < 3:
+            return 0, tokens, 1, 0
+        patches = (tokens - 1) // 2 * 2
+        return 1, patches // 2, 2, tokens - 1 - patches
+
+    def by_row(self, value: Tensor) -> Tensor:
+        """Values have batch and tokens in front already."""
+        return value
+
+    def as_given(self, value: Tensor) -> Tensor:
+        """The inverse of ``by_row``."""
+        return value
