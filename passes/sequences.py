@@ -69,13 +69,16 @@ def check_sequences(plan: Plan, sites: Sequence[Site]) -> None:
     """Refuse what a model's sequences cannot give.
 
     Raises:
-        PeftError: S412, tokens without ids; S413, no patches; S414, a look at later tokens.
+        PeftError: S412, tokens without ids; S413, no patches; S414, a look at later tokens; S415, a
+            sequence without soft tokens.
     """
     for placement in plan.placements:
         method = plan.uses[placement.label].method
         for site in (plan.sites[site_id] for site_id in placement.sites):
             if asking(method, what=("ids",)) and not _has_ids(site, sites):
                 raise _no_ids(method, site)
+            if _reads_soft(method) and not _has_prompt(site, sites):
+                raise _no_prompt(method, site)
             for call in mixing(method):
                 _check_call(call, method, site, sites)
 
@@ -111,6 +114,24 @@ def _has_ids(site: Site, sites: Sequence[Site]) -> bool:
     """A decoder always reads ids, if only those that another side's embedding is tied to."""
     found = [s for s in _embeddings(site, sites) if not _is_patches(s)]
     return bool(found) or sequence_of(site) == "decoder"
+
+
+def _reads_soft(method: Method) -> bool:
+    return any(call.op == "soft" for call in asking(method))
+
+
+def _has_prompt(site: Site, sites: Sequence[Site]) -> bool:
+    sides = {sequence_of(s) for s in sites if s.role == "prompt"}
+    return sequence_of(site) in sides
+
+
+def _no_prompt(method: Method, site: Site) -> PeftError:
+    return PeftError(
+        f"`{method.name}` is for soft tokens, and none can be put before the sequence at {site.id}",
+        code="S415",
+        help="in an encoder-decoder they go before the encoder's sequence: narrow the position by "
+        "`in encoder`",
+    )
 
 
 def _no_ids(method: Method, site: Site) -> PeftError:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from peftlang.diagnostics import PeftError
-from peftlang.ir.reach import mixing
+from peftlang.ir.reach import asking, mixing
 from peftlang.passes.tokens import (
     FROM_END,
     FROM_START,
@@ -31,6 +31,7 @@ from peftlang.runtime.sequences import (
     parameters,
     reader_of,
 )
+from peftlang.runtime.virtual import prompts_of
 
 if TYPE_CHECKING:
     from peftlang.runtime.adapted import Adapted
@@ -79,6 +80,7 @@ def placed(adapted: "Adapted", door: "Door", module: nn.Module, call: "Call") ->
         return
     if named(door.original, call.args, call.kwargs):
         call.args = ()
+    _check_soft(adapted)
     _check_alone(adapted, call)
     given: dict[str, Tensor] = {}
     for side, names in _sequences(adapted, door, wanted).items():
@@ -95,6 +97,24 @@ def placed(adapted: "Adapted", door: "Door", module: nn.Module, call: "Call") ->
             given[token_slot(side, IDS)] = ids
     with adapted.giving(given):
         yield
+
+
+def _check_soft(adapted: "Adapted") -> None:
+    """A method for soft tokens needs one that puts them there.
+
+    Raises:
+        PeftError: R518.
+    """
+    plans = [adapted.records[name].plan for name in adapted.active]
+    uses = [use for plan in plans for use in plan.uses.values()]
+    reading = [use for use in uses if any(c.op == "soft" for c in asking(use.method))]
+    if reading and not prompts_of(adapted):
+        raise PeftError(
+            f"`{reading[0].method.name}` is for soft tokens, and no active method at `prompt` puts "
+            "any before the sequence",
+            code="R518",
+            help="use it beside `prompt_tuning`, or another method at `prompt`",
+        )
 
 
 def _check_alone(adapted: "Adapted", call: "Call") -> None:

@@ -15,12 +15,15 @@ class Product:
     Args:
         mask: True where a query sees a key, ``[tokens, keys]``.
         scale: What scores are multiplied by.
-        values: The site's values; ``q`` and ``k`` at an attention product.
+        tokens: The site's sequence.
+        values: The site's values; ``q``, ``k``, ``W_k`` and ``W_v`` at an attention product.
     """
 
-    def __init__(self, mask: Tensor, scale: float, values: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, mask: Tensor, scale: float, values: Mapping[str, Tensor], tokens: Tokens
+    ) -> None:
         self.mask, self.scale, self._values = mask, scale, values
-        self.sequence = Tokens(values["h"], causal=not bool(mask.all()))
+        self.sequence = tokens
 
     def scores(self, query: Tensor, keys: Tensor) -> Tensor:
         """``[..., heads, n]``: scaled products with constant keys ``[n, kv_heads, d_head]``."""
@@ -31,6 +34,12 @@ class Product:
         """``[..., heads, d]``: values ``[n, kv_heads, d]`` weighted by ``[..., heads, n]``."""
         repeated = values.repeat_interleave(weights.shape[-2] // values.shape[1], dim=1)
         return torch.einsum("...hn,nhd->...hd", weights, repeated)
+
+    def project(self, part: str, value: Tensor) -> Tensor:
+        """``[…, d_x]`` through the site's own projection to ``k`` or ``v``, by heads."""
+        made: Tensor = torch.nn.functional.linear(value, self._values[f"W_{part}"])
+        heads: Tensor = made.unflatten(-1, self._values[part].shape[-2:])
+        return heads
 
     def log_normaliser(self) -> Tensor:
         """``[batch, tokens, heads]``: log-sum-exp of the scores of the site's own keys."""

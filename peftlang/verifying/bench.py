@@ -17,6 +17,7 @@ from peftlang.ir.types import Level, Type
 from peftlang.runtime.store import tensor_seed
 from peftlang.verifying.attention import Product, attention
 from peftlang.verifying.situation import Placed, is_core
+from peftlang.verifying.tokens import Tokens
 
 FROZEN = frozenset({"W", "b"})
 Values = dict[str, Tensor]
@@ -73,6 +74,13 @@ class Bench:
     @property
     def scale(self) -> float:
         return float(self.placed.situation.sizes["d_head"] ** -0.5)
+
+    @property
+    def tokens(self) -> Tokens:
+        """The sequence, as builtins and references are told of it."""
+        sizes = self.placed.situation.sizes
+        like = torch.zeros(sizes["batch"], sizes["tokens"], dtype=self.dtype)
+        return Tokens(like, causal=self.placed.situation.causal)
 
     def values(self, leaves: Values | None = None) -> Values:
         """Every name in scope: the leaves, the weights, and ``h`` where it follows from them."""
@@ -141,7 +149,7 @@ class Bench:
         return Interpreter(
             torch, sizes, lookup, training=self.placed.situation.training,
             half=self.dtype in (torch.bfloat16, torch.float16),
-            site=Product(self.mask, self.scale, values),
+            site=Product(self.mask, self.scale, values, self.tokens),
         )  # fmt: skip
 
     def _cast(self, value: Tensor) -> Tensor:
@@ -167,6 +175,8 @@ def bench(placed: Placed, *, initial: bool = False) -> Bench:
                 frozen[name] = _site_value(placed, name, type_).to(dtype)
         elif not (name == "h" and computed):
             leaves[name] = _site_value(placed, name, type_).to(dtype).requires_grad_()
+    if is_core(placed.situation.role):
+        frozen |= {f"W_{part}": _projection(placed, part).to(dtype) for part in "kv"}
     made = Bench(placed, leaves, frozen, {}, _inputs(placed, dtype))
     made.tensors = _tensors(placed, frozen, dtype, initial=initial)
     return made
@@ -184,6 +194,14 @@ def _site_value(placed: Placed, name: str, type_: Type) -> Tensor:
     elif name == "W":
         value = 1 + 0.3 * value
     return value
+
+
+def _projection(placed: Placed, part: str) -> Tensor:
+    """The weight that makes an attention product's keys or values, ``[kv_heads * d_head, d_x]``."""
+    sizes = {**placed.sizes, **_own_sizes(placed)}
+    shape = [sizes["kv_heads"] * sizes["d_head"], sizes["d_x"]]
+    generator = _generator(placed, f"W_{part}")
+    return torch.randn(shape, generator=generator, dtype=torch.float64) / math.sqrt(shape[1])
 
 
 def _own_sizes(placed: Placed) -> dict[str, int]:

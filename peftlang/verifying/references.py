@@ -74,6 +74,8 @@ class SiteFacts:
         args: The method's hyper-parameters; one of the type ``fn`` is a function of a tensor.
         mask: At an attention product, True where a query sees a key, ``[tokens, keys]``.
         scale: At an attention product, what the site multiplies its scores by.
+        ids: Each token's id, ``[batch, tokens]``.
+        causal: Whether no token sees a later one.
         training: Whether dropout is on.
     """
 
@@ -82,6 +84,8 @@ class SiteFacts:
     args: Mapping[str, Any]
     mask: Tensor
     scale: float
+    ids: Tensor
+    causal: bool
     training: bool = False
 
     def __getattr__(self, name: str) -> Any:
@@ -106,9 +110,10 @@ def facts_of(bench: Bench) -> SiteFacts:
         if hyper.kind == "fn":
             args[hyper.name] = activation(str(args[hyper.name]))
     own = placed.situation.sizes
+    tokens = bench.tokens
     return SiteFacts(
-        placed.situation.role, {**placed.sizes, **own}, args, bench.mask, bench.scale,
-        placed.situation.training,
+        placed.situation.role, {**placed.sizes, **own}, args, bench.mask, bench.scale, tokens.ids,
+        tokens.causal(), placed.situation.training,
     )  # fmt: skip
 
 

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from peftlang.diagnostics import Source
+from peftlang.ir.builtins import BUILTINS
 from peftlang.ir.expr import Apply, postorder
 from peftlang.ir.method import Method
+from peftlang.ir.reach import asking
 from peftlang.lower import build, load
 from peftlang.syntax import nodes, parse
 from tests.methods.harness import SPECS
@@ -77,7 +79,9 @@ PROJECTIONS = {"linear", "head", "ffn.up", "ffn.gate", "ffn.down"} | {
     f"{attention}.{part}" for attention in ("attn", "cross_attn") for part in "qkvo"
 }
 SUBLAYERS = {"attn", "cross_attn", "ffn"}
-ASK_THE_SITE = {"tokens", "attend", "scores", "mix", "prefix_mass"}
+ASK_THE_SITE = {"attend", "scores", "mix", "prefix_mass", "project_k", "project_v"} | {
+    name for name, entry in BUILTINS.items() if entry.asks
+}
 """Functions that read more than their arguments."""
 
 
@@ -92,6 +96,19 @@ def kind_of_change(path: Path) -> frozenset[str]:
     for use in adapter.uses:
         found.update(_traits(use.method))
     return frozenset(found)
+
+
+def needs(path: Path) -> set[str]:
+    """What the sequences of a model need to have: token ids, patches, soft tokens."""
+    adapter = build(load(str(path)), None, small_arguments(path))
+    calls = [call for use in adapter.uses for call in asking(use.method)]
+    found = {"ids" for call in calls if BUILTINS[call.op].asks == "ids"}
+    return found | {call.op for call in calls if call.op in {"conv2", "soft"}}
+
+
+def layers(path: Path) -> int:
+    """How many layers show what the spec does: two where it chooses among them."""
+    return 2 if "in layers[" in path.read_text() else 1
 
 
 def _place(role: str) -> str:

@@ -129,6 +129,14 @@ method m(r: int = 8) {
         runs=False,
     ),
     Code(
+        "S415",
+        "a sequence without soft tokens",
+        "`soft(n)` tells soft tokens from others, and they stand before one of the model's "
+        "sequences only.",
+        example="`deep_prompts` compiled for an encoder-decoder without `in encoder`.",
+        runs=False,
+    ),
+    Code(
         "S421",
         "positions whose values have different types",
         "A method has one type for each value that it reads from its sites. Where two "

@@ -94,6 +94,18 @@ def _project_cost(call: Apply) -> Dim:
     return 2 * call.type.size * Dim.of("d_x")
 
 
+def _projection(part: str, what: str) -> Builtin:
+    def project(call: Evaluation) -> Any:
+        return call.site.project(part, call.args[0])
+
+    doc = (
+        f"The layer's own projection to {what}, frozen and with its bias, of `P[…, d_x]`: "
+        "`[…, kv_heads, d_head]`. No position is encoded."
+    )
+    return Builtin(f"project_{part}", f"project_{part}(P)", doc, (1, 1), _project_rule, project,
+                   linear=(0,), cost=_project_cost)  # fmt: skip
+
+
 ATTENTION = (
     Builtin("attend", "attend(q, K, V)", "Scaled dot-product attention of the site's queries over "
             "the given keys `[n, kv_heads, d_head]` and values alone; scaled as the site's own "
@@ -111,9 +123,6 @@ ATTENTION = (
             "keys `P` when they stand before the site's own keys `k`, masks included "
             "(He et al. 2022, eq. 7-9).", (3, 3), _mass_rule, _mass, reads="seen",
             cost=lambda c: 2 * product((c.args[1].type.dims[0], *c.args[0].type.dims))),
-    *(Builtin(f"project_{part}", f"project_{part}(P)", f"The layer's own projection to {what}, "
-              "frozen and with its bias, of `P[…, d_x]`: `[…, kv_heads, d_head]`. No position is "
-              "encoded.", (1, 1), _project_rule,
-              lambda c, part=part: c.site.project(part, c.args[0]), linear=(0,),
-              cost=_project_cost) for part, what in (("k", "keys"), ("v", "values"))),
+    _projection("k", "keys"),
+    _projection("v", "values"),
 )  # fmt: skip

@@ -19,9 +19,9 @@ def _check_ids(call: Signature, start: int) -> None:
         arg, have = call.args[place], call.types[place]
         if isinstance(arg, Number) and isinstance(arg.value, str):
             if arg.value not in KINDS_OF_ID:
+                known = "there are " + ", ".join(f'"{kind}"' for kind in KINDS_OF_ID)
                 raise TypeFact(f'"{arg.value}" names no kind of token', code="T211",
-                               argument=place,
-                               help="there are " + ", ".join(f'"{k}"' for k in KINDS_OF_ID))  # fmt: skip
+                               argument=place, help=known)  # fmt: skip
             continue
         if have.dims or have.level is not Level.CONST or have.kind != "int":
             raise TypeFact(f"a token's id is a whole number, and this is {have}", code="T211",

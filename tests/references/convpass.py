@@ -1,0 +1,29 @@
+"""Convpass: Jie and Deng 2022, section 3, patch by patch; other tokens are images of one patch."""
+
+import torch
+from torch.nn import functional
+
+
+def reference(site, params, x, h):
+    z = functional.gelu(x @ params.W_d.T + params.b_d)
+    n, middle = params.K.shape[-1], (params.K.shape[-1] - 1) // 2
+    tokens = z.shape[1]
+    first, columns = (1, 2) if tokens > 2 else (0, 1)
+    rows = (tokens - first) // columns
+    mixed = []
+    for t in range(tokens):
+        place, total = t - first, 0
+        if not 0 <= place < rows * columns:
+            mixed.append(z[:, t] @ params.K[:, :, middle, middle].T)
+            continue
+        for i in range(n):
+            for j in range(n):
+                row, column = place // columns + i - middle, place % columns + j - middle
+                if 0 <= row < rows and 0 <= column < columns:
+                    total = total + z[:, first + row * columns + column] @ params.K[:, :, i, j].T
+        mixed.append(total)
+    out = functional.gelu(torch.stack(mixed, dim=1) + params.b_c)
+    return h + site.s * (out @ params.W_u.T + params.b_u)
+
+
+POSITIONS = ("attn", "ffn")

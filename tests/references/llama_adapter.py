@@ -1,0 +1,14 @@
+"""LLaMA-Adapter: Zhang et al. 2023, eq. 4-7: the prompt's attention has a softmax of its own."""
+
+import torch
+
+
+def reference(site, params, q, h, W_k, W_v):
+    groups = site.heads // site.kv_heads
+    keys = (params.A @ W_k.T).view(-1, site.kv_heads, site.d_head).repeat_interleave(groups, 1)
+    values = (params.A @ W_v.T).view(-1, site.kv_heads, site.d_head).repeat_interleave(groups, 1)
+    weights = torch.softmax(torch.einsum("bthd,nhd->bthn", q, keys) * site.scale, dim=-1)
+    return h + params.g * torch.einsum("bthn,nhd->bthd", weights, values)
+
+
+POSITIONS = ("attn.core",)

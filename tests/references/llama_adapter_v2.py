@@ -1,0 +1,19 @@
+"""LLaMA-Adapter V2: Gao et al. 2023, section 3: gates of each head; scales in, shifts out."""
+
+import torch
+
+
+def reference(site, params, x, h, W=None, b=None, q=None, W_k=None, W_v=None):
+    if not site.role.endswith("core"):
+        return torch.nn.functional.linear(params.s * x, W, b) + params.c
+    heads = []
+    for head in range(site.heads):
+        group = head // (site.heads // site.kv_heads)
+        rows = slice(group * site.d_head, (group + 1) * site.d_head)
+        scores = q[:, :, head] @ (params.A @ W_k[rows].T).T * site.scale
+        read = torch.softmax(scores, dim=-1) @ (params.A @ W_v[rows].T)
+        heads.append(h[:, :, head] + torch.tanh(params.g[head]) * read)
+    return torch.stack(heads, dim=2)
+
+
+POSITIONS = ("attn.core", "linear")
