@@ -12,7 +12,7 @@ from peftlang.ir.builtins import BUILTINS
 from peftlang.ir.expr import Apply, Expr, Number, Rewriter
 from peftlang.ir.method import Adapter, Method, Use
 from peftlang.ir.plan import Plan, Site
-from peftlang.ir.reach import asking, chooses, looks_ahead, mixing
+from peftlang.ir.reach import asking, chooses, mixing, reads
 from peftlang.ir.types import Type
 from peftlang.passes.tokens import sequence_of
 
@@ -91,7 +91,7 @@ def _check_call(call: Apply, method: Method, site: Site, sites: Sequence[Site]) 
             code="S413",
             help="`conv` works along any sequence",
         )
-    if site.sees == "earlier" and looks_ahead(call, causal=True) and not chooses(call):
+    if site.sees == "earlier" and reads(call) == "all" and not chooses(call):
         raise PeftError(
             f"`{call.op}` of `{method.name}` looks at later tokens, which no token at {site.id} "
             "sees",

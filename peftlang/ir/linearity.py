@@ -84,7 +84,7 @@ def _applied(node: Apply, known: dict[int, Dependence]) -> Dependence:
 
 def _why_not(entry: Builtin, varying: list[int]) -> str:
     """What keeps a function of these operands from being affine in a token's hidden state."""
-    if entry.mixes:
+    if entry.asks and entry.reads != "own":
         return "reads other tokens than its own"
     if not set(varying) <= set(entry.linear):
         return "is not linear"

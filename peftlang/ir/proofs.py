@@ -14,6 +14,7 @@ from peftlang.ir.expr import Apply, DimValue, Expr, Ref, children, names, postor
 from peftlang.ir.linearity import Degree, dependence
 from peftlang.ir.method import Contract, Init, Method
 from peftlang.ir.positions import BLOCK, CORE, EMBED, NORM, POSITIONS, PROJECTION, PROMPT
+from peftlang.ir.reach import reads
 from peftlang.ir.starting import starts_as
 from peftlang.ir.types import Level
 
@@ -125,8 +126,7 @@ def local(method: Method, role: str, *, strict: bool) -> Proof:
                   if n in scope and scope[n].level is Level.EXAMPLE}  # fmt: skip
         if strict and shared:
             return Proof("refuted", f"`{min(shared)}` is read by every token")
-        reach |= {BUILTINS[n.op].reads for n in postorder(composition.value)
-                  if isinstance(n, Apply) and not n.is_hyper}  # fmt: skip
+        reach |= {reads(n) for n in postorder(composition.value) if isinstance(n, Apply)}
         if shared and not _keeps_keys(composition.value, composition.target):
             reach.add("all" if reach == {"own"} else "seen")
     if "all" in reach:

@@ -1,10 +1,24 @@
 """Which tokens an expression's value depends on: the ground for merging, caches and contracts."""
 
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
 from peftlang.ir.builtins import BUILTINS
-from peftlang.ir.expr import Apply, Expr, Number, postorder
+from peftlang.ir.expr import Apply, Number, postorder
 from peftlang.ir.method import Method
+
+
+def reads(call: Apply) -> Literal["own", "seen", "all"]:
+    """Which tokens a call reads, as for ``Builtin.reads``; its ``causal = ...`` decides first."""
+    chosen = call.keyword("causal")
+    if isinstance(chosen, Number):
+        return "seen" if chosen.value else "all"
+    return "own" if call.is_hyper else BUILTINS[call.op].reads
+
+
+def chooses(call: Apply) -> bool:
+    """Whether the spec itself says how far a call looks, rather than the site."""
+    return call.keyword("causal") is not None
 
 
 def asking(method: Method, *, what: Iterable[str] = ("places", "ids")) -> list[Apply]:
@@ -14,41 +28,11 @@ def asking(method: Method, *, what: Iterable[str] = ("places", "ids")) -> list[A
 
 
 def mixing(method: Method) -> list[Apply]:
-    """The calls of a method's compositions that read other tokens than their own."""
-    return [node for node in _calls(method) if BUILTINS[node.op].mixes]
+    """The calls of a method's compositions that read hidden states or ids of other tokens.
 
-
-def looks_ahead(call: Apply, *, causal: bool) -> bool:
-    """Whether a call reads tokens that come later.
-
-    Args:
-        call: A call of a builtin.
-        causal: Whether no query of the site's own attention sees a later token.
+    What reads keys and values is not among them: a cache holds those of earlier tokens.
     """
-    mixes = BUILTINS[call.op].mixes
-    chosen = call.keyword("causal")
-    if mixes == "site":
-        return not (causal if chosen is None else bool(_truth(chosen)))
-    return mixes == "all"
-
-
-def chooses(call: Apply) -> bool:
-    """Whether the spec itself says how far a call looks, rather than the site."""
-    return call.keyword("causal") is not None
-
-
-def is_token_local(method: Method) -> bool:
-    """Whether every composition's value at a token depends on that token alone."""
-    return not mixing(method)
-
-
-def is_causal(method: Method, *, causal: bool) -> bool:
-    """Whether no composition's value at a token depends on a later one."""
-    return not any(looks_ahead(call, causal=causal) for call in mixing(method))
-
-
-def _truth(expr: Expr) -> bool:
-    return isinstance(expr, Number) and bool(expr.value)
+    return [node for node in asking(method) if reads(node) != "own"]
 
 
 def _calls(method: Method) -> Iterator[Apply]:

@@ -183,22 +183,22 @@ SEQUENCE = (
             "beyond its ends: of each feature by itself with `K[c, n]`, of all with `K[o, c, n]`; "
             "the last place of a causal window, else the middle one, is the token itself.",
             (2, 2), lambda c: _kernel_rule(c, 1), _conv, linear=(0, 1), zero="any",
-            cost=_kernel_cost(1), keywords=("causal",), asks="places", mixes="site"),
+            cost=_kernel_cost(1), keywords=("causal",), asks="places", reads="seen"),
     Builtin("conv2", "conv2(x, K)", "Convolution over an image's patches, with zeros around "
             "them, `K[c, n, m]` or `K[o, c, n, m]`; tokens that are no patches (class tokens, "
             "soft tokens) are images of one patch each.", (2, 2), lambda c: _kernel_rule(c, 2),
-            _conv2, linear=(0, 1), zero="any", cost=_kernel_cost(2), asks="places", mixes="all"),
+            _conv2, linear=(0, 1), zero="any", cost=_kernel_cost(2), asks="places", reads="all"),
     Builtin("sequence_norm", "sequence_norm(x, eps = 1e-5, causal = site's)", "Zero mean and unit "
             "variance of each feature over the tokens of its sequence, or over those so far.",
             (1, 1), _norm_rule, _sequence_norm, keywords=("eps", "causal"), asks="places",
-            mixes="site"),
+            reads="seen"),
     Builtin("pool", "pool(x)", "The mean over the tokens of the sequence, one for each row. Where "
             "no token sees later ones it has to be said that this does: `causal = false`.",
             (1, 1), _pool_rule, _pool, linear=(0,), zero="all", keywords=("causal",),
-            asks="places", mixes="all"),
+            asks="places", reads="all"),
     Builtin("self_attention", "self_attention(q, k, v, causal = site's)", "Scaled dot-product "
             "attention among the tokens of the sequence, `[d]` or `[n, d]` for n heads.", (3, 3),
             _attention_rule, _self_attention, linear=(2,), zero="any", cost=_attention_cost,
-            keywords=("causal",), asks="places", mixes="site"),
+            keywords=("causal",), asks="places", reads="seen"),
 )  # fmt: skip
-"""Tokens of other rows are never seen; what a row's tokens see of each other is `mixes`."""
+"""Tokens of other rows are never seen; what a row's tokens see of each other is `reads`."""

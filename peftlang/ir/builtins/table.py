@@ -143,9 +143,6 @@ class Builtin:
         random: Draws random numbers when training.
         asks: What it asks of the call besides its operands: where the tokens lie ("places"), or
             which ids they have ("ids").
-        mixes: Which tokens a token's result depends on besides itself: those before it
-            ("earlier"), any ("all"), or ("site") those before it where no query of the site's
-            own attention sees a later token, else any. Merging and contracts go by it.
         texts: Whether operands may be texts.
     """
 
@@ -171,7 +168,6 @@ class Builtin:
     activation: bool = False
     random: bool = False
     asks: Literal["", "places", "ids"] = ""
-    mixes: Literal["", "earlier", "all", "site"] = ""
     texts: bool = False
 
 

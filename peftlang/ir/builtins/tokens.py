@@ -67,7 +67,7 @@ TOKENS = (
             texts=True),
     Builtin("occurrence", "occurrence(n, i, ...)", "`[n]`: entry k is 1 where the token is the "
             "k-th of its sequence with one of these ids (as for `token_is`), else 0.", (2, 16),
-            _occurrence_rule, _occurrence, asks="ids", mixes="earlier", texts=True),
+            _occurrence_rule, _occurrence, asks="ids", reads="seen", texts=True),
     Builtin("soft", "soft(n)", "`[n]`: entry k is 1 at the k-th soft token, which a method at "
             "`prompt` put before the sequence; 0 at tokens of the caller's.", (1, 1), _soft_rule,
             lambda c: c.site.sequence.soft(c.args[0]), asks="places"),
