@@ -188,6 +188,8 @@ class _Writer:
         earlier = self._all if step.entering else written
         with Emission(self._anchor(step), earlier=earlier) as emission:
             view = _view(step.occurrence, emission, self.reads)
+            if not step.after:
+                view.known = "q" if step.occurrence.product is not None else "x"
             for application, group in groupby(step.changes, key=lambda change: change[0]):
                 interpret = _interpreter(application, view, self.reads, self.work)
                 compositions = [composition for _, composition in group]

@@ -104,10 +104,7 @@ class Sequence:
                 code="R518",
                 help="let both have the same number",
             )
-        token = self.by_row(self._view.read("h"))
-        for _ in POSITIONS[self._view.occurrence.site.role]["h"].dims:
-            token = token.select(-1, 0)
-        place = torch.ones_like(token.detach(), dtype=torch.long).cumsum(1) - 1
+        place = torch.ones_like(self.by_row(self._token()), dtype=torch.long).cumsum(1) - 1
         place = place if held else place - place - 1
         column = torch.ones_like(place.unsqueeze(-1).expand(-1, -1, count)).cumsum(-1) - 1
         return self.as_number(place.unsqueeze(-1) == column)
@@ -176,8 +173,9 @@ class Sequence:
 
     def _token(self) -> Any:
         """One number for each token."""
-        value: Any = self._view.read("h").detach()
-        for _ in POSITIONS[self._view.occurrence.site.role]["h"].dims:
+        known = self._view.known
+        value: Any = self._view.read(known).detach()
+        for _ in POSITIONS[self._view.occurrence.site.role][known].dims:
             value = value.select(-1, 0)
         return value
 

@@ -15,7 +15,12 @@ class SiteView:
     """Reads and writes the names in scope at one occurrence of a site.
 
     Subclasses know where features, heads and keys stand in the captured tensors.
+
+    Attributes:
+        known: A name that has a value for each token and is there when this step is written.
     """
+
+    known = "h"
 
     def __init__(self, occurrence: Occurrence, emission: Emission, reads: SlotReads) -> None:
         self.occurrence, self.emission, self.reads = occurrence, emission, reads
