@@ -96,8 +96,10 @@ EQUIVALENT: tuple[Equivalent, ...] = (
 
 
 UNREVIEWED = (
-    "capaboost", "compacter", "difffit", "goft", "gralora", "hira", "lora_plus", "melora", "mpo",
-    "olora", "pissa", "qgoft", "road", "sharelora", "soda", "surm", "surm_adapter", "svfit", "svft",
+    "capaboost", "compacter", "conformer_adapter", "control_prefixes", "convpass", "deep_prompts",
+    "difffit", "goft", "gralora", "hira", "llama_adapter", "llama_adapter_v2", "lora_plus",
+    "meet", "melora", "mpo", "olora", "p_tuning", "pasta", "pissa", "prefix_mlp", "qgoft", "road",
+    "sharelora", "soda", "surm", "surm_adapter", "svfit", "svft",
 )  # fmt: skip
 """Specs whose survivors nobody has looked at yet; their mutants are not judged until then."""
 

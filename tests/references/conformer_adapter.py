@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.distributions import Uniform
 from torch.nn import functional
 
 
@@ -22,6 +23,19 @@ def reference(site, params, x, h):
     normed = (mixed - mean) / torch.sqrt(spread + 1e-5)
     out = functional.silu(params.g * normed + params.c)
     return h + out @ params.W_u.T + params.b_u
+
+
+def initial(site, W, b):
+    r, wide, narrow = site.r, site.d_x**-0.5, site.n**-0.5
+    return {
+        "W_a": Uniform(-wide, wide).expand([r, site.d_x]),
+        "W_g": Uniform(-wide, wide).expand([r, site.d_x]),
+        "K": Uniform(-narrow, narrow).expand([r, site.n]),
+        "g": torch.ones(r),
+        **{name: torch.zeros(r) for name in ("b_a", "b_g", "c")},
+        "W_u": torch.zeros(site.d_h, r),
+        "b_u": torch.zeros(site.d_h),
+    }
 
 
 POSITIONS = ("ffn",)

@@ -1,6 +1,7 @@
 """Control prefixes: Clive et al. 2022, section 3, example by example."""
 
 import torch
+from torch.distributions import Normal, Uniform
 
 
 def reference(site, params, k, v, label):
@@ -14,6 +15,19 @@ def reference(site, params, k, v, label):
             rows.append(torch.cat([prefix.view(-1, *row.shape[1:]), row]))
         found[name] = torch.stack(rows)
     return found
+
+
+def initial(site, W, b):
+    e, m, width = site.e, site.m, site.kv_heads * site.d_head
+    first, second = (6 / (e + m)) ** 0.5, (6 / (m + width)) ** 0.5
+    return {
+        "E_g": Normal(0.0, 0.02).expand([site.l, e]),
+        "E_c": Normal(0.0, 0.02).expand([site.labels, site.c, e]),
+        "W_1": Uniform(-first, first).expand([m, e]),
+        "b_1": torch.zeros(m),
+        **{f"U_{part}": Uniform(-second, second).expand([width, m]) for part in "kv"},
+        **{f"b_{part}": torch.zeros(width) for part in "kv"},
+    }
 
 
 SHARED = dict.fromkeys(("E_g", "E_c", "W_1", "b_1"), "layers")

@@ -1,6 +1,7 @@
 """Convpass: Jie and Deng 2022, section 3, patch by patch; other tokens are images of one patch."""
 
 import torch
+from torch.distributions import Uniform
 from torch.nn import functional
 
 
@@ -24,6 +25,18 @@ def reference(site, params, x, h):
         mixed.append(total)
     out = functional.gelu(torch.stack(mixed, dim=1) + params.b_c)
     return h + site.s * (out @ params.W_u.T + params.b_u)
+
+
+def initial(site, W, b):
+    r, n = site.r, site.n
+    down, kernel = (6 / (site.d_x + r)) ** 0.5, (6 / (2 * n)) ** 0.5
+    return {
+        "W_d": Uniform(-down, down).expand([r, site.d_x]),
+        "K": Uniform(-kernel, kernel).expand([r, r, n, n]),
+        **{name: torch.zeros(r) for name in ("b_d", "b_c")},
+        "W_u": torch.zeros(site.d_h, r),
+        "b_u": torch.zeros(site.d_h),
+    }
 
 
 POSITIONS = ("attn", "ffn")

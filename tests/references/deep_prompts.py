@@ -1,6 +1,7 @@
 """Deep prompts: Jia et al. 2022, eq. 6: soft tokens in front, replaced before each later layer."""
 
 import torch
+from torch.distributions import Normal
 
 
 def reference(site, params, x=None, h=None):
@@ -10,4 +11,10 @@ def reference(site, params, x=None, h=None):
     return {"x": torch.cat([params.P[:count].expand(len(x), -1, -1), x[:, count:]], dim=1)}
 
 
-POSITIONS = ("prompt", "block")
+def initial(site, W, b):
+    return {
+        "P": Normal(0.0, 0.02).expand([site.l, site.d_h if site.role == "prompt" else site.d_x])
+    }
+
+
+POSITIONS = ("prompt", "block in layers[1..]")

@@ -1,6 +1,7 @@
 """LLaMA-Adapter V2: Gao et al. 2023, section 3: gates of each head; scales in, shifts out."""
 
 import torch
+from torch.distributions import Normal
 
 
 def reference(site, params, x, h, W=None, b=None, q=None, W_k=None, W_v=None):
@@ -14,6 +15,12 @@ def reference(site, params, x, h, W=None, b=None, q=None, W_k=None, W_v=None):
         read = torch.softmax(scores, dim=-1) @ (params.A @ W_v[rows].T)
         heads.append(h[:, :, head] + torch.tanh(params.g[head]) * read)
     return torch.stack(heads, dim=2)
+
+
+def initial(site, W, b):
+    if site.role.endswith("core"):
+        return {"A": Normal(0.0, 0.02).expand([site.l, site.d_x]), "g": torch.zeros(site.heads)}
+    return {"s": torch.ones(site.d_x), "c": torch.zeros(site.d_h)}
 
 
 POSITIONS = ("attn.core", "linear")
