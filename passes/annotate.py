@@ -16,7 +16,7 @@ def annotate(work: Rewriting) -> None:
     Raises:
         PeftError: R502, a site runs in a graph and cannot be found there.
     """
-    sites = {k: s for active in work.active for k, s in active.plan.sites.items()}
+    sites = {k: s for active in work.active for k, s in active.plan.concerned.items()}
     in_graphs = [site for site in sites.values() if site.role != "prompt"]
     work.located = [locate(graph, in_graphs) for graph in work.graphs]
     lost = [missing for located in work.located for missing in located.missing]

@@ -195,6 +195,8 @@ def _refuse_if_tied(host: Site, state: _State) -> None:
 
 
 def _check_affine(application: Application, hidden: set[str], forbidden: set[str]) -> None:
+    for carry in application.method.carries:
+        raise _Refusal(f"it hands `{carry.name}` to the next site")
     for composition in application.method.compositions:
         read = names(composition.value)
         inputs = read & {entry.name for entry in application.method.inputs}

@@ -7,7 +7,6 @@ without sites is unchanged.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -23,16 +22,18 @@ from peftlang.ir.method import Composition, Method, fixed
 from peftlang.ir.plan import TRAINED, Placement, Site
 from peftlang.ir.sizes import site_sizes
 from peftlang.passes.attention_view import AttentionView
+from peftlang.passes.flows import Flows, reads_activations
 from peftlang.passes.lengthen import lengthen
 from peftlang.passes.occurrence import Located, Occurrence
 from peftlang.passes.rewriting import SLOT, ActivePlan, Emission, Rewriting, SlotReads
-from peftlang.passes.views import ProjectionView, SiteView
+from peftlang.passes.streams import Streams, view_of
+from peftlang.passes.views import SiteView
 
 NESTING = ("block", "ffn", "cross_attn", "attn")
 """Positions whose ``h`` may be one node: the outer acts after the inner."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Application:
     """One method at one site: whose tensors, which expressions, at which sizes."""
 
@@ -44,7 +45,19 @@ class Application:
     @property
     def sizes(self) -> dict[str, int]:
         """Sizes of every dimension: the site's, and the integer hyper-parameters."""
-        return site_sizes(self.method, self.placement.args, self.site)
+        return site_sizes(
+            self.method, self.placement.args, self.site, self.placement.tapped_sizes(self.site.id)
+        )
+
+    @property
+    def carried(self) -> set[str]:
+        """Names of the states that the method carries."""
+        return {carry.name for carry in self.method.carries}
+
+    @property
+    def penalised(self) -> bool:
+        """Whether a penalty reads what runs at the site."""
+        return any(map(reads_activations, self.method.penalties))
 
     def slot(self, tensor: str) -> str | None:
         """Slot that holds the method's tensor or input of that name."""
@@ -59,12 +72,14 @@ class Application:
 def insert(work: Rewriting) -> None:
     """Insert every active method at every occurrence of its sites, in all graphs."""
     by_site = applications(work.active)
-    for graph, located in zip(work.graphs, work.located, strict=True):
-        reads = SlotReads(graph, work)
-        write = _Writer(work, reads)
-        for step in _outermost_first(located, by_site, list(graph.gm.graph.nodes)):
+    orders = [list(graph.gm.graph.nodes) for graph in work.graphs]
+    streams = Streams(work, [SlotReads(graph, work) for graph in work.graphs])
+    for index, (graph, located) in enumerate(zip(work.graphs, work.located, strict=True)):
+        write = _Writer(work, streams, index)
+        for step in _outermost_first(located, by_site, orders[index]):
             write(step)
-        _replace_trained(graph, work.active, reads)
+        _replace_trained(graph, work.active, streams.reads[index])
+    streams.finish()
 
 
 def _replace_trained(graph: CapturedGraph, active: Iterable[ActivePlan], reads: SlotReads) -> None:
@@ -95,7 +110,7 @@ def applications(active: Iterable[ActivePlan]) -> dict[str, list[Application]]:
     return found
 
 
-Change = tuple[Application, Composition]
+Change = tuple[Application, Composition | None]
 
 
 @dataclass(frozen=True)
@@ -104,7 +119,7 @@ class Step:
 
     Attributes:
         occurrence: The place.
-        changes: In order of placement.
+        changes: In order of placement; without a composition for what only adds a penalty.
         after: Whether it follows the site's computation, and changes ``h``; else it comes
             before, and changes what the site reads.
     """
@@ -114,8 +129,19 @@ class Step:
     after: bool
 
     @property
+    def applications(self) -> list[Application]:
+        """What acts, once for each change."""
+        return [application for application, _ in self.changes]
+
+    @property
     def targets(self) -> set[str]:
-        return {composition.target for _, composition in self.changes}
+        own = {name for a, _ in self.changes for name in a.carried}
+        return {c.target for _, c in self.changes if c is not None} - own
+
+    @property
+    def results(self) -> set[str]:
+        """What is made anew: a change of ``x`` after the site is one of ``h``."""
+        return {"h" if target == "x" and self.after else target for target in self.targets}
 
     @property
     def entering(self) -> bool:
@@ -159,9 +185,15 @@ def _steps(applications: Iterable[Application], occurrence: Occurrence) -> Itera
     """
     sliced = occurrence.site.rows is not None and not occurrence.sliced
     late = {"h", "x"} if sliced else {"h"}
-    changes = [(a, c) for a in applications for c in a.method.compositions]
+    changes: dict[bool, list[Change]] = {True: [], False: []}
+    for application in applications:
+        own = [(c.target in late | application.carried, c) for c in application.method.compositions]
+        for after, composition in own:
+            changes[after].append((application, composition))
+        if application.penalised and not any(after for after, _ in own):
+            changes[True].append((application, None))
     for after in (True, False):
-        chosen = tuple(change for change in changes if (change[1].target in late) is after)
+        chosen = tuple(changes[after])
         if chosen:
             yield Step(occurrence, chosen, after)
 
@@ -171,11 +203,13 @@ class _Writer:
 
     Attributes:
         work: The rewriting under way.
-        reads: Reads of adapter values in this graph.
+        streams: Values under way between sites.
+        graph: Which of the graphs.
     """
 
-    def __init__(self, work: Rewriting, reads: SlotReads) -> None:
-        self.work, self.reads = work, reads
+    def __init__(self, work: Rewriting, streams: Streams, graph: int) -> None:
+        self.work, self.streams, self.graph = work, streams, graph
+        self.reads = streams.reads[graph]
         self._written: dict[Node, set[Node]] = {}
         self._before: dict[Node, Node] = {}
         self._all: set[Node] = set()
@@ -185,24 +219,38 @@ class _Writer:
             for name in _tensor_names(application):
                 self.reads(name)
         written = self._written.setdefault(step.occurrence.call, set())
+        flows = [
+            Flows(self.streams, self.graph, a, step.occurrence)
+            for a in dict.fromkeys(step.applications)
+        ]
+        arrived = {node for flow in flows for node in flow.arrived.values()}
         earlier = self._all if step.entering else written
-        with Emission(self._anchor(step), earlier=earlier) as emission:
-            view = _view(step.occurrence, emission, self.reads)
+        with Emission(self._anchor(step, arrived), earlier=earlier) as emission:
+            view = view_of(step.occurrence, emission, self.reads)
             if not step.after:
                 view.known = "q" if step.occurrence.product is not None else "x"
-            for application, group in groupby(step.changes, key=lambda change: change[0]):
-                interpret = _interpreter(application, view, self.reads, self.work)
-                compositions = [composition for _, composition in group]
-                values = [_cast(interpret(c.value), view, c) for c in compositions]
-                for composition, value in zip(compositions, values, strict=True):
-                    view.set(composition.target, value)
-                    if step.after and composition.target == "x":
-                        view.recompute()
+            for flow in flows:
+                self._apply(flow, view, step)
             _commit(view, step)
         written |= emission.made
         self._all |= emission.made
 
-    def _anchor(self, step: Step) -> Node:
+    def _apply(self, flow: Flows, view: SiteView, step: Step) -> None:
+        application = flow.application
+        chosen = [c for a, c in step.changes if a is application and c is not None]
+        interpret = _interpreter(application, view, self.reads, self.work, flow)
+        values = [_cast(interpret(c.value), view, c, application) for c in chosen]
+        if step.after and application.penalised and self.work.training(application.site.path):
+            flow.penalise(interpret, view)
+        for composition, value in zip(chosen, values, strict=True):
+            if composition.target in application.carried:
+                flow.leave(composition, value, interpret)
+                continue
+            view.set(composition.target, value)
+            if step.after and composition.target == "x":
+                view.recompute()
+
+    def _anchor(self, step: Step, arrived: set[Node]) -> Node:
         """The node after which a step is written: as late as its target allows.
 
         What is written later for the same target comes before what was written earlier, which
@@ -210,13 +258,13 @@ class _Writer:
         """
         call = step.occurrence.call
         if step.after or step.entering or step.occurrence.product is not None:
-            return _latest(call.graph, _needed(step))
+            return _latest(call.graph, _needed(step) | arrived)
         return self._before.setdefault(call, call.prev)
 
 
 def _commit(view: SiteView, step: Step) -> None:
-    targets = {"h"} if step.after else step.targets
-    extra = sum(added_keys(a, c) for a, c in step.changes if c.target == "k")
+    targets = {"h"} & step.results if step.after else step.targets
+    extra = sum(added_keys(a, c) for a, c in step.changes if c is not None and c.target == "k")
     if extra and isinstance(view, AttentionView):
         lengthen(view, extra)
         targets -= {"k", "v"}
@@ -254,7 +302,8 @@ def _needed(step: Step) -> set[Node]:
     values, product = step.occurrence.values, step.occurrence.product
     read: set[str] = set(step.targets)
     for application, composition in step.changes:
-        found = names(composition.value)
+        found = names(*([composition.value] if composition else application.method.penalties))
+        found |= names(*application.method.penalties, *(c.init for c in application.method.carries))
         sequential = application.method.insertion == "sequential"
         read |= {"h" if name == "x" and sequential else name for name in found}
     nodes = {values[name] for name in read if name in values}
@@ -278,14 +327,8 @@ def _tensor_names(application: Application) -> list[str]:
     return [slot for name in defined if (slot := application.slot(name)) is not None]
 
 
-def _view(occurrence: Occurrence, emission: Emission, reads: SlotReads) -> SiteView:
-    if occurrence.product is not None:
-        return AttentionView(occurrence, emission, reads)
-    return ProjectionView(occurrence, emission, reads)
-
-
 def _interpreter(
-    application: Application, view: SiteView, reads: SlotReads, work: Rewriting
+    application: Application, view: SiteView, reads: SlotReads, work: Rewriting, flow: Flows
 ) -> Interpreter:
     wanted = _working_dtype(application, view, reads)
 
@@ -295,6 +338,8 @@ def _interpreter(
             value = view.emission.proxy(reads(slot))
             held = reads.value(slot).dtype
             return value.to(wanted) if held.is_floating_point and held != wanted else value
+        if flow.has(name):
+            return flow.value(name, view, interpret)
         if name == "x" and application.method.insertion == "sequential":
             name = "h"
         value = view.get(name)
@@ -302,7 +347,7 @@ def _interpreter(
             return value.to(wanted)
         return value
 
-    return Interpreter(
+    interpret = Interpreter(
         torch,
         application.sizes,
         lookup,
@@ -310,12 +355,13 @@ def _interpreter(
         half=wanted in {torch.float16, torch.bfloat16},
         site=view,
     )
+    return interpret
 
 
 def _working_dtype(application: Application, view: SiteView, reads: SlotReads) -> torch.dtype:
     """Type that tensors are brought to: the hidden state's, or for weights the widest."""
     targets = application.method.targets
-    own = view.dtype(targets[0]) or torch.float32
+    own = view.dtype(targets[0] if targets else "h") or torch.float32
     if not set(targets) & {"W", "b"}:
         return own
     held = (reads.value(s).dtype for s in _tensor_names(application))
@@ -325,9 +371,9 @@ def _working_dtype(application: Application, view: SiteView, reads: SlotReads) -
     return own
 
 
-def _cast(value: Any, view: SiteView, composition: Composition) -> Any:
+def _cast(value: Any, view: SiteView, composition: Composition, application: Application) -> Any:
     """``value`` in the target's own number type, where anything could have changed it."""
-    own = view.dtype(composition.target)
+    own = view.dtype("h" if composition.target in application.carried else composition.target)
     if own is None:
         return value
     applied = [n.op for n in postorder(composition.value) if isinstance(n, Apply)]

@@ -10,12 +10,13 @@ from fnmatch import fnmatchcase
 from peftlang.diagnostics import PeftError, nearest
 from peftlang.ir.dims import Dim, Indivisible, UnboundDim
 from peftlang.ir.expr import Apply, names, postorder
-from peftlang.ir.method import Adapter, Method, Use
-from peftlang.ir.plan import Placement, Plan, Site
+from peftlang.ir.method import Adapter, Method, TapDef, Use
+from peftlang.ir.plan import Placement, Plan, Site, Tapped
 from peftlang.ir.selector import Comparison, Selector, Target
-from peftlang.ir.sizes import site_sizes
+from peftlang.ir.sizes import site_sizes, too_many
 from peftlang.passes.missing import looked_for, paths_instead
 from peftlang.passes.prompts import parts_before
+from peftlang.passes.taps import tapped
 
 OPERATORS: dict[str, Callable[[int, int], bool]] = {
     "<": int.__lt__, "<=": int.__le__, ">": int.__gt__, ">=": int.__ge__,
@@ -41,11 +42,15 @@ def resolve(
         PeftError: S402, a selector matches nothing; S403, a name is not there at a site;
             S404, S405, no such layer or side; S407, no such role; S408, a size does not divide.
     """
-    placements, used = [], {}
+    placements, used, read = [], {}, {}
     for use in adapter.uses:
         chosen = select(use.selector, sites, why_missing)
+        found: dict[str, dict[str, Tapped]] = {}
         for site in chosen:
-            _check(use, site)
+            taps = tapped(use, site, lambda tap: _tappable(tap, sites))
+            found[site.id] = {name: entry for name, (entry, _) in taps.items()}
+            read.update({other.id: other for _, other in taps.values()})
+            _check(use, site, found[site.id])
             used[site.id] = site
         placements.append(
             Placement(
@@ -54,6 +59,7 @@ def resolve(
                 args=use.args,
                 selector=str(use.selector),
                 sites=tuple(site.id for site in chosen),
+                taps=found if use.method.taps else {},
             )
         )
     return Plan(
@@ -61,8 +67,13 @@ def resolve(
         sites=used,
         placements=tuple(placements),
         train=_unfrozen(adapter, sites, parameters or {}),
+        tapped=read,
         spec=adapter,
     )
+
+
+def _tappable(tap: TapDef, sites: Sequence[Site]) -> list[Site]:
+    return _one_per_place(_by_kind([site for site in sites if matches(tap.target, site)]))
 
 
 def select(
@@ -178,14 +189,16 @@ def _nothing(target: Target, sites: Sequence[Site], why_missing: Callable[[str],
     )
 
 
-def _check(use: Use, site: Site) -> None:
+def _check(use: Use, site: Site, taps: Mapping[str, Tapped]) -> None:
     _check_names(use.method, site)
     if site.role == "prompt":
         parts_before(use.method)
-    sizes = site_sizes(use.method, use.args, site)
+    lengths = {str(t.dims[0]): 1 for t in use.method.taps if t.sequence}
+    named = {name: size for tap in taps.values() for name, size in tap.sizes.items()}
+    sizes = site_sizes(use.method, use.args, site, named)
     for dim, what in _all_dims(use.method):
         try:
-            size = dim.evaluate({"keys": 1, "tokens": 1, **sizes})
+            size = dim.evaluate({"keys": 1, "tokens": 1, "batch": 1, **lengths, **sizes})
         except Indivisible as fact:
             raise PeftError(
                 f"`{use.method.name}` does not fit {site.id}: {fact}",
@@ -205,12 +218,25 @@ def _check(use: Use, site: Site) -> None:
                 code="S408",
                 help="every dimension is at least 1",
             )
+    _check_counts(use, site, sizes)
+
+
+def _check_counts(use: Use, site: Site, sizes: Mapping[str, int]) -> None:
+    for node in postorder(*(c.value for c in use.method.compositions), *use.method.penalties):
+        excess = too_many(node, sizes) if isinstance(node, Apply) else None
+        if excess is not None:
+            raise PeftError(
+                f"`{use.method.name}` does not fit {site.id}: `{node.op}` {excess}",  # type: ignore[union-attr]
+                code="S408",
+                help="choose fewer",
+            )
 
 
 def _check_names(method: Method, site: Site) -> None:
     own = {tensor.name for tensor in method.tensors} | {entry.name for entry in method.inputs}
     starts = (tensor.init.expression for tensor in method.tensors)
-    values = [c.value for c in method.compositions] + [start for start in starts if start]
+    values = [c.value for c in method.compositions] + list(method.penalties)
+    values += [start for start in starts if start]
     read = set(method.targets) | (names(*values) - own)
     if "W" in read and site.weight is None:
         raise _absent("W", method, site, "no weight of its own")

@@ -38,6 +38,7 @@ class Rewriting:
         training: Whether the module at a path is in training mode.
         given: Names of the slots that hold values of this call, which another may not have.
         located: Where the sites run, one entry per graph; set by ``roles``.
+        exported: Names of the outputs that ``insert`` put behind the graph's own.
         lifted: Slot names of the inputs that ``lift`` put before the graph's own.
     """
 
@@ -47,6 +48,7 @@ class Rewriting:
     training: Callable[[str], bool] = lambda _path: False
     given: frozenset[str] = frozenset()
     located: list[Located] = field(default_factory=list)
+    exported: list[str] = field(default_factory=list)
     lifted: list[str] = field(default_factory=list)
 
     @property

@@ -44,7 +44,7 @@ def _tensors(plan: Plan, placement: Placement) -> Iterator[tuple[Site, TensorDef
     method = plan.uses[placement.label].method
     for site_id in placement.sites:
         site = plan.sites[site_id]
-        sizes = site_sizes(method, placement.args, site)
+        sizes = site_sizes(method, placement.args, site, placement.tapped_sizes(site_id))
         for definition in method.tensors:
             yield site, definition, tuple(dim.evaluate(sizes) for dim in definition.dims)
 

@@ -7,10 +7,13 @@ import torch
 
 from peftlang.capture import hint_of
 from peftlang.diagnostics import PeftError
+from peftlang.ir.builtins.tensors import averages_batch
+from peftlang.ir.expr import Apply, postorder
 from peftlang.ir.method import Method
 from peftlang.ir.plan import Site
 from peftlang.ir.positions import POSITIONS
 from peftlang.ir.reach import asking
+from peftlang.ir.types import Level, Type
 
 if TYPE_CHECKING:
     from peftlang.passes.views import SiteView
@@ -44,8 +47,11 @@ def sequence_of(site: Site) -> str:
 
 
 def reads_places(method: Method) -> bool:
-    """Whether a method asks where tokens lie, or which they are."""
-    return bool(asking(method))
+    """Whether a method asks where tokens lie, or which they are; a mean leaves padding out."""
+    averaged = any(penalty.type.level is Level.TOKEN for penalty in method.penalties)
+    nodes = postorder(*method.penalties)
+    averaged |= any(isinstance(node, Apply) and averages_batch(node) for node in nodes)
+    return averaged or bool(asking(method))
 
 
 class Sequence:
@@ -116,6 +122,25 @@ class Sequence:
     def causal(self) -> bool:
         """Whether no token of the site's stack sees a later one; so where nothing tells."""
         return self._view.occurrence.site.sees in {"earlier", None}
+
+    def average(self, value: Any, have: Type) -> Any:
+        """The mean of a value over the real tokens of all rows, or over the rows.
+
+        Args:
+            value: ``[batch, tokens, *dims]``, or ``[batch, *dims]`` where ``have`` says so.
+            have: Its type.
+        """
+        if have.level is Level.EXAMPLE:
+            return value.mean(0)
+        if not _is_flat(self._view):
+            value = value.flatten(0, 1)
+        real = self._fact(REAL, rows=True)
+        if real is None:
+            return value.mean(0)
+        weight = real.flatten().to(value.dtype)
+        for _ in have.dims:
+            weight = weight.unsqueeze(-1)
+        return (value * weight).sum(0) / weight.sum(0).clamp(min=1)
 
     def grid(self) -> tuple[int, int, int, int]:
         """Tokens before the patches, rows and columns of patches, tokens after them.

@@ -6,6 +6,7 @@ import torch
 from torch.fx import Node
 
 from peftlang.ir.plan import Rows, Site
+from peftlang.ir.types import Type
 from peftlang.passes.occurrence import Occurrence
 from peftlang.passes.rewriting import Emission, SlotReads
 from peftlang.passes.tokens import Sequence
@@ -70,6 +71,12 @@ class SiteView:
     def token_mask(self, keywords: dict[str, Any]) -> Any:
         """1 for the first and last tokens of the prompt (``tokens(first, last)``), ``[B, T]``."""
         return self.sequence.token_mask(keywords)
+
+    def average(self, value: Any, have: Type) -> Any:
+        """The mean over the real tokens of all rows (``mean(x, over batch)``)."""
+        from peftlang.passes.tokens import Sequence
+
+        return Sequence(self).average(value, have)
 
 
 class ProjectionView(SiteView):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from peftlang.pipeline import disabled as disabled
     from peftlang.pipeline import inputs as inputs
     from peftlang.pipeline import load as load
+    from peftlang.pipeline import penalties as penalties
     from peftlang.pipeline import remove as remove
     from peftlang.pipeline import save as save
     from peftlang.pipeline import set_active as set_active
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     __version__: str
 
 _OF_THE_PIPELINE = (
-    "adapters", "compile", "disabled", "inputs", "load", "remove", "save", "set_active",
+    "adapters", "compile", "disabled", "inputs", "load", "penalties", "remove", "save",
+    "set_active",
 )  # fmt: skip
 
 _OF_MERGING = ("NotMergeable", "merge", "unmerge", "why_not_mergeable")
@@ -61,6 +63,7 @@ __all__ = [
     "load",
     "merge",
     "parameter_groups",
+    "penalties",
     "remove",
     "save",
     "set_active",

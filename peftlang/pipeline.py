@@ -340,6 +340,18 @@ def inputs(model: nn.Module, /, **values: Any) -> Iterator[None]:
         yield
 
 
+def penalties(model: nn.Module) -> dict[str, Tensor]:
+    """The penalty terms of the last call in training, by ``adapter.placement``; else empty.
+
+    Each is one number, the sum over the placement's sites, through which gradients flow. They
+    are in the loss that the model returned, if it returned one.
+
+    Raises:
+        PeftError: R505, the model has no adapter.
+    """
+    return dict(state.of(model).terms)
+
+
 def set_active(model: nn.Module, *names: str) -> None:
     """Let exactly these adapters act, in this order; none for the base.
 

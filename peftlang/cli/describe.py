@@ -101,7 +101,10 @@ def plan_cost(plan: Plan) -> Cost:
     for placement in plan.placements:
         use = plan.uses[placement.label]
         for name in placement.sites:
-            total += cost(use.method, site_sizes(use.method, use.args, plan.sites[name]))
+            total += cost(
+                use.method,
+                site_sizes(use.method, use.args, plan.sites[name], placement.tapped_sizes(name)),
+            )
     return total
 
 

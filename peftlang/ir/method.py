@@ -6,7 +6,7 @@ from pydantic import Field
 
 from peftlang.ir.dims import Dim
 from peftlang.ir.expr import Expr, Rewriter, Scalar, substitute
-from peftlang.ir.selector import Frozen, Selector
+from peftlang.ir.selector import Frozen, Selector, Target
 
 Axis = Literal["model", "stack", "stacks", "layers", "roles"]
 """Who shares: every site of the model; of one stack of layers; the sites with one role and layer,
@@ -84,10 +84,49 @@ class InputDef(Frozen):
     span: tuple[int, int] | None = None
 
 
-class Composition(Frozen):
-    """``composition TARGET = value``: how the change meets the target."""
+class TapDef(Frozen):
+    """What another site has, under a name of the method's own.
 
-    target: Literal["h", "x", "q", "k", "v", "W", "b"]
+    Attributes:
+        target: Role or path of the other site, and its scopes, layers left out.
+        value: Which of its values: ``h``, ``x``, ….
+        layer: Its layer, in which ``layer`` is the reading site's; negative without ``layer``
+            counts from the end. None for the same layer, or the only site there is.
+        sequence: Whether the name is the whole sequence, its length the first of ``dims``.
+        own: The value's dimensions in the other site's own words.
+    """
+
+    name: str
+    dims: tuple[Dim, ...]
+    target: Target
+    value: str
+    layer: Dim | None = None
+    sequence: bool = False
+    own: tuple[Dim, ...] = ()
+    span: tuple[int, int] | None = None
+
+
+class CarryDef(Frozen):
+    """A state that each site of a placement reads, and hands on to the next in its stack.
+
+    Attributes:
+        init: Its value before the first site; a number stands for all elements.
+    """
+
+    name: str
+    dims: tuple[Dim, ...]
+    init: Expr
+    span: tuple[int, int] | None = None
+
+
+class Composition(Frozen):
+    """``composition TARGET = value``: how the change meets the target.
+
+    Attributes:
+        target: A hidden state or weight of the site, or the name of a carried state.
+    """
+
+    target: str
     value: Expr
     span: tuple[int, int] | None = None
 
@@ -129,6 +168,8 @@ class Method(Frozen):
     hypers: tuple[HyperParameter, ...] = ()
     tensors: tuple[TensorDef, ...] = ()
     inputs: tuple[InputDef, ...] = ()
+    taps: tuple[TapDef, ...] = ()
+    carries: tuple[CarryDef, ...] = ()
     lets: tuple[tuple[str, Expr], ...] = ()
     function: tuple[str, Expr] | None = None
     position: Selector | None = None
@@ -141,7 +182,9 @@ class Method(Frozen):
 
     @property
     def targets(self) -> tuple[str, ...]:
-        return tuple(c.target for c in self.compositions)
+        """What of the site the compositions write; carried states are not the site's."""
+        own = {carry.name for carry in self.carries}
+        return tuple(c.target for c in self.compositions if c.target not in own)
 
 
 class Use(Frozen):
@@ -199,6 +242,9 @@ def fixed(method: Method, args: dict[str, Scalar]) -> Method:
             "function": method.function and (method.function[0], rewrite(method.function[1])),
             "compositions": tuple(
                 c.model_copy(update={"value": rewrite(c.value)}) for c in method.compositions
+            ),
+            "carries": tuple(
+                c.model_copy(update={"init": rewrite(c.init)}) for c in method.carries
             ),
             "penalties": tuple(map(rewrite, method.penalties)),
             "contracts": tuple(_fixed_contract(c, rewrite) for c in method.contracts),

@@ -105,6 +105,20 @@ class ParamGroup(Frozen):
         return total
 
 
+class Tapped(Frozen):
+    """What a tap reads at one site.
+
+    Attributes:
+        site: Id of the site that is read.
+        value: Which of its values.
+        sizes: Sizes of the dimensions that the tap names.
+    """
+
+    site: str
+    value: str
+    sizes: dict[str, int] = Field(default_factory=dict)
+
+
 class Placement(Frozen):
     """One use of a method, resolved to sites.
 
@@ -115,6 +129,7 @@ class Placement(Frozen):
         selector: The selector's text.
         sites: Ids of the sites, in model order.
         tensors: For each site, which group holds each of the method's tensors.
+        taps: For each site, what each of the method's taps reads.
     """
 
     label: str
@@ -123,6 +138,12 @@ class Placement(Frozen):
     selector: str
     sites: tuple[str, ...]
     tensors: dict[str, dict[str, str]] = Field(default_factory=dict)
+    taps: dict[str, dict[str, Tapped]] = Field(default_factory=dict)
+
+    def tapped_sizes(self, site: str) -> dict[str, int]:
+        """Sizes of the dimensions that the taps name at a site."""
+        found = self.taps.get(site, {}).values()
+        return {name: size for tapped in found for name, size in tapped.sizes.items()}
 
 
 class Plan(Frozen):
@@ -136,6 +157,7 @@ class Plan(Frozen):
         placements: In the order in which they act.
         groups: Every tensor, by name.
         train: Base parameters that train, with their shapes; the adapter has its own copy of each.
+        tapped: Every site that a tap reads, by id.
     """
 
     adapter: str
@@ -143,12 +165,18 @@ class Plan(Frozen):
     placements: tuple[Placement, ...]
     groups: dict[str, ParamGroup] = Field(default_factory=dict)
     train: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    tapped: dict[str, Site] = Field(default_factory=dict)
     spec: Adapter | None = Field(default=None, exclude=True, repr=False)
 
     @cached_property
     def uses(self) -> dict[str, Use]:
         """The use behind each placement's label."""
         return {use.label: use for use in self.spec.uses} if self.spec else {}
+
+    @property
+    def concerned(self) -> dict[str, Site]:
+        """Every site that has to be found: those in use, and those that taps read."""
+        return {**self.tapped, **self.sites}
 
     @property
     def trainable(self) -> int:

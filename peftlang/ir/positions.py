@@ -65,6 +65,7 @@ With sequential insertion ``x`` is the site's output, and ``d_x`` is its size.
 """
 
 SITE_DIMS = frozenset(
-    {"d_x", "d_h", "d_head", "heads", "kv_heads", "layers", "layer", "vocab", "keys", "tokens"}
+    {"d_x", "d_h", "d_head", "heads", "kv_heads", "layers", "layer", "vocab"}
+    | {"keys", "tokens", "batch"}
 )
 """Names of dimensions that a site brings; ``layer`` is the site's own index, a number."""

@@ -34,6 +34,8 @@ class Clauses:
 
     tensors: list[Placed[n.Param | n.Buffer]] = field(default_factory=list)
     inputs: list[Placed[n.Input]] = field(default_factory=list)
+    carries: list[Placed[n.Carry]] = field(default_factory=list)
+    taps: list[Placed[n.Tap]] = field(default_factory=list)
     lets: list[Placed[n.Let]] = field(default_factory=list)
     position: Placed[n.Selector] | None = None
     function: Placed[n.Function] | None = None
@@ -56,6 +58,14 @@ class Clauses:
         for penalty in self.penalties:
             yield Placed(penalty.node.value, penalty.source)
 
+    def _of_streams(self) -> Iterator[Placed[n.Expr]]:
+        for carry in self.carries:
+            for expr in (*carry.node.dims, carry.node.init):
+                yield Placed(expr, carry.source)
+        for tap in self.taps:
+            for expr in (*tap.node.dims, *_layers(tap.node.selector)):
+                yield Placed(expr, tap.source)
+
     def expressions(self) -> Iterator[Placed[n.Expr]]:
         """Every expression: shapes, initial values, what is computed, what is ensured."""
         yield from self.values()
@@ -69,6 +79,7 @@ class Clauses:
             yield Placed(rate.node.value, rate.source)
         for expr, source in self._group_sizes():
             yield Placed(expr, source)
+        yield from self._of_streams()
         for ensure in self.ensures:
             for expr in ensure.node.properties:
                 yield Placed(expr, ensure.source)
@@ -99,6 +110,14 @@ class Clauses:
         for rate in self.rates:
             add("rate", rate.text.removeprefix("rate"))
         return {key: "\n".join(lines) for key, lines in found.items()}
+
+
+def _layers(selector: n.Selector) -> Iterator[n.Expr]:
+    scopes = selector.scopes if isinstance(selector, n.Scoped) else ()
+    for scope in scopes:
+        if isinstance(scope, n.Layers):
+            for entry in scope.ranges:
+                yield from (end for end in (entry.first, entry.last) if end is not None)
 
 
 def gather(
@@ -137,6 +156,7 @@ def gather(
 
 _LISTS = {
     n.Param: "tensors", n.Buffer: "tensors", n.Input: "inputs", n.Let: "lets",
+    n.Carry: "carries", n.Tap: "taps",
     n.Sharing: "sharings", n.Penalty: "penalties", n.Ensure: "ensures",
     n.Rate: "rates",
 }  # fmt: skip

@@ -1,10 +1,10 @@
 """Compositions: what the change may write, and that it fits there."""
 
 from collections.abc import Mapping
-from typing import Literal, cast
 
 from peftlang.diagnostics import did_you_mean
 from peftlang.ir.builtins import BUILTINS, Signature
+from peftlang.ir.builtins.tensors import averages_batch
 from peftlang.ir.dims import Dim
 from peftlang.ir.expr import Apply, Expr, Ref, names, postorder
 from peftlang.ir.method import Composition
@@ -16,7 +16,6 @@ from peftlang.lower.report import Place, Report
 from peftlang.lower.scopes import Site
 from peftlang.syntax import nodes as n
 
-Target = Literal["h", "x", "q", "k", "v", "W", "b"]
 _TARGETS = ("h", "x", "q", "k", "v", "W", "b")
 
 _LONGER = {"k": Dim.of("keys"), "v": Dim.of("keys"), "h": Dim.of("tokens")}
@@ -35,15 +34,17 @@ class Compositions:
     Args:
         expressions: Lowers their values.
         names: What the method declares.
+        carried: Types of its carried states.
         site: The kind of site.
         insertion: ``parallel`` or ``sequential``.
         report: Takes what is wrong.
     """
 
     def __init__(
-        self, expressions: Expressions, names: Names, site: Site, insertion: str, report: Report
-    ) -> None:
-        self._expressions, self._names = expressions, names
+        self, expressions: Expressions, names: Names, carried: Mapping[str, Type], site: Site,
+        insertion: str, report: Report,
+    ) -> None:  # fmt: skip
+        self._expressions, self._names, self._carried = expressions, names, carried
         self._site, self._insertion, self._report = site, insertion, report
 
     def lower(self, clauses: Clauses, lets: Mapping[str, Expr | None]) -> list[Composition]:
@@ -85,7 +86,7 @@ class Compositions:
         if not self._fits(target, value, Place(entry.source, entry.node.value.span)):
             return None
         span = (entry.node.span.start, entry.node.span.end)
-        return Composition(target=cast("Target", target), value=value, span=span)
+        return Composition(target=target, value=value, span=span)
 
     def _reads_its_own_result(self, target: str, value: Expr, place: Place) -> bool:
         """Whether a change of what goes in reads what comes out."""
@@ -96,7 +97,7 @@ class Compositions:
         return True
 
     def _check_target(self, target: str, place: Place) -> bool:
-        if target in self._site.targets:
+        if target in self._site.targets or target in self._carried:
             return True
         has = ", ".join(f"`{name}`" for name in _TARGETS if name in self._site.targets)
         if target not in _TARGETS:
@@ -116,7 +117,7 @@ class Compositions:
     def _fits(
         self, target: str, value: Expr, place: Place, *, function: Expr | None = None
     ) -> bool:
-        wanted = self._site.values[target]
+        wanted = self._carried.get(target) or self._site.values[target]
         have = value.type
         if not self._same_shape(target, have, wanted):
             what = f"`h = h + {place.source.slice(place.span)}`" if function is not None else "this"
@@ -131,11 +132,26 @@ class Compositions:
         if have.level > wanted.level:
             self._varies(target, value, wanted, place)
             return False
+        if not self._of_its_own_row(target, value, place):
+            return False
         if have.kind == "complex":
             self._report.error("T208", f"`{target}` is real, and this is complex", place,
                                help="`real(…)` of it")  # fmt: skip
             return False
         return True
+
+    def _of_its_own_row(self, target: str, value: Expr, place: Place) -> bool:
+        """What a row of the batch becomes does not depend on the other rows (M319)."""
+        calls = (node for node in postorder(value) if isinstance(node, Apply))
+        mixed = next((c for c in calls if averages_batch(c)), None)
+        if mixed is None:
+            return True
+        self._report.error(
+            "M319", f"`{target}` of one row would depend on the other rows of the batch",
+            self._expressions.place(mixed) or place,
+            help="`pool(…)` is the mean of each row; `over batch` is for penalties",
+        )  # fmt: skip
+        return False
 
     def _same_shape(self, target: str, have: Type, wanted: Type) -> bool:
         if have.dims == wanted.dims:

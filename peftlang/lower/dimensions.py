@@ -9,7 +9,7 @@ from peftlang.lower.report import Place, Report
 from peftlang.lower.tree import operands, walk
 from peftlang.syntax import nodes as n
 
-UNSIZED = frozenset({"keys", "tokens"})
+UNSIZED = frozenset({"keys", "tokens", "batch"})
 """Dimensions that differ from call to call, so that no tensor of a method can have them."""
 
 
@@ -26,12 +26,15 @@ class Dimensions:
         symbols: Names of whole-number hyper-parameters, or what stands for them.
         others: What other names of the method are, in words, for messages.
         report: Takes what is wrong.
+        unsized: Names among the symbols that differ from call to call.
     """
 
     def __init__(
-        self, symbols: Mapping[str, Dim], others: Mapping[str, str], report: Report
-    ) -> None:
+        self, symbols: Mapping[str, Dim], others: Mapping[str, str], report: Report,
+        unsized: frozenset[str] = frozenset(),
+    ) -> None:  # fmt: skip
         self._symbols, self._others, self._report = symbols, others, report
+        self._unsized = UNSIZED | unsized
 
     def read(self, expr: n.Expr, source: Source, *, sized: bool = False) -> Dim | None:
         """The dimension that ``expr`` is, or None and a diagnostic.
@@ -78,13 +81,15 @@ class Dimensions:
 
     def _named(self, node: n.Name, sized: bool) -> Dim:
         name = node.text
-        if name in self._symbols:
+        if name in self._symbols and not (sized and name in self._unsized):
             return self._symbols[name]
-        if name in SITE_DIMS and not (sized and (name in UNSIZED or name == "layer")):
+        if name in SITE_DIMS and not (sized and (name in self._unsized or name == "layer")):
             return Dim.of(name)
-        known = sorted({*self._symbols, *SITE_DIMS} - (UNSIZED | {"layer"} if sized else set()))
+        known = sorted(
+            {*self._symbols, *SITE_DIMS} - (self._unsized | {"layer"} if sized else set())
+        )
         message = f"`{name}` is not a dimension"
-        if name in UNSIZED:
+        if name in self._unsized:
             message = f"`{name}` differs from call to call, so no tensor can have its size"
         elif name in self._others:
             message += f"; it is {self._others[name]}"

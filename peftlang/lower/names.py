@@ -107,6 +107,10 @@ def _declarations(definition: Definition, clauses: Clauses) -> Iterator[tuple[st
         yield tensor.node.name.text, what, Place(tensor.source, tensor.node.name.span)
     for entry in clauses.inputs:
         yield entry.node.name.text, "an input", Place(entry.source, entry.node.name.span)
+    for carry in clauses.carries:
+        yield carry.node.name.text, "a carried state", Place(carry.source, carry.node.name.span)
+    for tap in clauses.taps:
+        yield tap.node.name.text, "a tap", Place(tap.source, tap.node.name.span)
     for let in clauses.lets:
         yield let.node.name.text, "a `let`", Place(let.source, let.node.name.span)
     if clauses.function:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, cast
 from peftlang.diagnostics import Source
 from peftlang.ir.dims import Dim
 from peftlang.ir.expr import Expr
-from peftlang.ir.method import HyperParameter, InputDef, Method, TensorDef
+from peftlang.ir.method import HyperParameter, InputDef, Method, TapDef, TensorDef
 from peftlang.ir.selector import Selector
 from peftlang.ir.types import Level, Type
 from peftlang.lower.clauses import Clauses, Placed
@@ -22,6 +22,7 @@ from peftlang.lower.report import Place, Report
 from peftlang.lower.resolving import Resolver
 from peftlang.lower.scopes import Site
 from peftlang.lower.sharing import Shared, shared_axes
+from peftlang.lower.streams import Streams, tap_symbols
 from peftlang.lower.tree import read
 from peftlang.syntax import nodes as n
 
@@ -50,7 +51,10 @@ class OneSite:
         self._names_here = Resolver(wanted, names, site, insertion, report)
         self._tensors, self._lets = self._names_here.tensors, self._names_here.lets
         symbols = {**names.outer_symbols(wanted.outer), **names.symbols}
-        self._dimensions = Dimensions(symbols, names.variables, report)
+        tapped, sequences = tap_symbols(clauses, names)
+        symbols |= tapped
+        self._dimensions = Dimensions(symbols, names.variables, report, sequences)
+        self._streams = Streams(self._dimensions, wanted.values, sequences, report)
         self._expressions = self._reader(self._names_here.value)
 
     def _reader(self, resolve: Resolve) -> Expressions:
@@ -65,11 +69,17 @@ class OneSite:
         clauses, definition = self._clauses, self._wanted.definition
         check_hiding(self._names, clauses, self._site.values, self._site.position, self._report)
         inputs = [self._input(entry) for entry in clauses.inputs]
+        taps = [self._tap(entry) for entry in clauses.taps]
+        carried = self._carried()
         tensors = self._lower_tensors()
         self._lower_lets()
+        carries = [self._streams.start(entry, type_, self._expressions, carried)
+                   for entry in clauses.carries
+                   if (type_ := carried.get(entry.node.name.text)) is not None]  # fmt: skip
         compositions = Compositions(
-            self._expressions, self._names, self._site, self._insertion, self._report
+            self._expressions, self._names, carried, self._site, self._insertion, self._report
         ).lower(clauses, self._lets)
+        self._check_carried(carried)
         penalties = [self._penalty(entry) for entry in clauses.penalties]
         contracts = Contracts(
             self._expressions, self._dimensions, self._wanted, self._report
@@ -84,6 +94,8 @@ class OneSite:
             hypers=_hypers(self._wanted),
             tensors=tuple(t for t in tensors if t is not None),
             inputs=tuple(i for i in inputs if i is not None),
+            taps=tuple(t for t in taps if t is not None),
+            carries=tuple(c for c in carries if c is not None),
             lets=tuple((key, expr) for key, expr in self._lets.items()
                        if expr is not None and key != name),
             function=(name, value) if value is not None else None,
@@ -94,6 +106,30 @@ class OneSite:
             contracts=tuple(contracts),
             text=clauses.texts(),
         )  # fmt: skip
+
+    def _check_carried(self, carried: dict[str, Type]) -> None:
+        """A carried state is changed somewhere (M318)."""
+        targets = {entry.node.target.text for entry in self._clauses.compositions}
+        for name in carried:
+            if name not in targets:
+                self._report.error(
+                    "M318", f"`{name}` is carried, and no composition changes it",
+                    self._names.declared[name].place, help=f"write `composition {name} = …`",
+                )  # fmt: skip
+
+    def _tap(self, entry: Placed[n.Tap]) -> TapDef | None:
+        found = self._streams.tap(entry)
+        self._tensors.setdefault(entry.node.name.text, found[1] if found else None)
+        return found[0] if found else None
+
+    def _carried(self) -> dict[str, Type]:
+        found: dict[str, Type] = {}
+        for entry in self._clauses.carries:
+            type_ = self._streams.carry(entry)
+            self._tensors.setdefault(entry.node.name.text, type_)
+            if type_ is not None:
+                found[entry.node.name.text] = type_
+        return found
 
     def _lower_tensors(self) -> list[TensorDef | None]:
         axes = shared_axes(self._clauses, self._report)

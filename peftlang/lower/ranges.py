@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from peftlang.ir.dims import Dim, Indivisible, Quotient, TooComplex, UnboundDim
 from peftlang.ir.expr import Apply, DimValue, Expr, Number, Scalar, postorder
 from peftlang.ir.method import Method
+from peftlang.ir.sizes import too_many
 from peftlang.lower.report import Place, Report
 
 
@@ -83,6 +84,7 @@ def check_numbers(method: Method, args: Mapping[str, Scalar], place: Place, repo
             known[id(node)] = value
         if isinstance(node, Apply):
             _check_apply(node, known, place, report)
+            _check_most(node, sizes, place, report)
     return report.errors == before
 
 
@@ -135,3 +137,9 @@ def _check_apply(node: Apply, known: Mapping[int, float], place: Place, report: 
         if not 0 <= probability < 1:
             report.error("T212", "a dropout probability is at least 0 and below 1, and this is "
                          f"{probability:g}", place)  # fmt: skip
+
+
+def _check_most(node: Apply, sizes: Mapping[str, int], place: Place, report: Report) -> None:
+    excess = too_many(node, sizes)
+    if excess is not None:
+        report.error("T212", f"`{node.op}` {excess}", place)

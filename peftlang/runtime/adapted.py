@@ -14,6 +14,7 @@ from peftlang.diagnostics import PeftError, did_you_mean
 from peftlang.ir.method import InputDef
 from peftlang.ir.plan import Plan, Site
 from peftlang.passes.rewriting import ActivePlan, Rewriting
+from peftlang.passes.streams import PENALTY, STREAM
 from peftlang.runtime.backend import GraphBackend
 from peftlang.runtime.calls import before_call
 from peftlang.runtime.conditions import checked
@@ -52,6 +53,8 @@ class Adapted:
             guards on it.
         inputs: Values that the caller supplied, by input name.
         given: Values that belong to the call at hand, by slot name.
+        streams: What the graphs of the call at hand made for others, by slot name.
+        terms: Penalties of the last call in training, by adapter and placement.
     """
 
     def __init__(
@@ -69,6 +72,8 @@ class Adapted:
         self.enabled, self.inside, self.variant = True, False, ""
         self.inputs: dict[str, Tensor] = {}
         self.given: dict[str, Tensor] = {}
+        self.streams: dict[str, Tensor] = {}
+        self.terms: dict[str, Tensor] = {}
         self.backend = GraphBackend(self)
         self._was_trainable = {n: p.requires_grad for n, p in root.named_parameters()}
 
@@ -82,6 +87,7 @@ class Adapted:
         twin.__dict__.update(self.__dict__)
         twin.root, twin.records = root, dict(self.records)
         twin.inside, twin.inputs, twin.given = False, dict(self.inputs), {}
+        twin.streams, twin.terms = {}, {}
         twin.backend = GraphBackend(twin)
         return twin
 
@@ -163,13 +169,13 @@ class Adapted:
 
     def active_sites(self) -> dict[str, Site]:
         """Every site that the active adapters use."""
-        return {k: s for n in self.active for k, s in self.records[n].plan.sites.items()}
+        return {k: s for n in self.active for k, s in self.records[n].plan.concerned.items()}
 
     def active_parameters(self) -> set[str]:
         """Parameters of the base by which the active adapters' sites are known, or that train."""
         plans = [self.records[name].plan for name in self.active]
         found = {name for plan in plans for name in plan.train}
-        return found.union(*(site_parameters(s) for p in plans for s in p.sites.values()))
+        return found.union(*(site_parameters(s) for p in plans for s in p.concerned.values()))
 
     def owned_by(self, path: str) -> list[str]:
         """Sites of the active adapters, and parameters that they train, of one module itself."""
@@ -177,7 +183,7 @@ class Adapted:
         found = [
             site.id
             for plan in plans
-            for site in plan.sites.values()
+            for site in plan.concerned.values()
             if site.role != "prompt" and path in {site.path, owner_of(site.weight or "?.")}
         ]
         return found + [n for plan in plans for n in plan.train if owner_of(n) == path]
@@ -215,10 +221,22 @@ class Adapted:
             if key not in self.inputs:
                 raise missing_input(key)
             return self.inputs[key]
+        if name.startswith(STREAM):
+            if name not in self.streams:
+                raise not_made(name)
+            return self.streams[name]
         if name.startswith("+"):
             return self.given[name]
         adapter, _, group = name.partition(".")
         return self.tensors(adapter).tensor(group)
+
+    def receive(self, name: str, value: Tensor) -> None:
+        """Take what a graph made besides its own outputs."""
+        if not name.startswith(PENALTY):
+            self.streams[name] = value
+            return
+        key = name.removeprefix(PENALTY)
+        self.terms[key] = self.terms[key] + value if key in self.terms else value
 
     def reader(self, name: str) -> Callable[[], Tensor]:
         """A function that gives the current value of a slot; quick, for every call."""
@@ -270,6 +288,17 @@ class Adapted:
             self.inputs = before
 
 
+def not_made(slot: str) -> PeftError:
+    """The error for a graph that reads what no graph of the same call has made."""
+    _, _, what = slot.partition(".")
+    return PeftError(
+        f"the value `{what}` of another site is not there: no earlier part of this call made it",
+        code="R521",
+        help="a tap or a carried state lives within one call: call the whole model, rather than "
+        "one part of it; an encoder that `generate` runs by itself is a call of its own",
+    )
+
+
 def missing_input(name: str) -> PeftError:
     """The error for a call without a value that the adapter needs."""
     return PeftError(
@@ -291,8 +320,8 @@ def owner_of(parameter: str) -> str:
 
 def door_paths(root: nn.Module, plan: Plan) -> set[str]:
     """The modules through which a call can reach a site of the plan: owners and all above."""
-    owners = {site.path for site in plan.sites.values()}
-    for site in plan.sites.values():
+    owners = {site.path for site in plan.concerned.values()}
+    for site in plan.concerned.values():
         owners |= {owner_of(name) for name in site_parameters(site)}
     owners |= {owner_of(name) for name in plan.train}
     paths = {""}

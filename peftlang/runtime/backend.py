@@ -17,6 +17,7 @@ from peftlang.capture import (
 from peftlang.diagnostics import PeftError
 from peftlang.passes.prompts import PROMPT
 from peftlang.passes.rewriting import Rewriting
+from peftlang.passes.streams import STREAM
 from peftlang.passes.tokens import PLACES
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class GraphBackend:
             twin, [*slots, *example_inputs]
         )
         readers = [adapted.reader(name) for name in work.lifted]
+        run = _receiving(run, work.exported, adapted.receive) if work.exported else run
         made = _Variant(run, readers, known, adapted.variant, _changed(work))
         self._variants.append(made)
         return made
@@ -86,9 +88,23 @@ class GraphBackend:
         return self._adapted.inner == "eager"
 
 
+def _receiving(
+    run: Callable[..., Any], names: Sequence[str], receive: Callable[[str, Tensor], None]
+) -> Callable[..., Any]:
+    """A graph's own outputs; those behind them go to who asked for them."""
+
+    def received(*inputs: Any) -> Any:
+        outputs = run(*inputs)
+        for name, value in zip(names, outputs[-len(names) :], strict=True):
+            receive(name, value)
+        return outputs[: -len(names)]
+
+    return received
+
+
 def _varying(slot: str, value: Tensor) -> int:
     """How many of a slot's first sizes are the call's own: its rows, and its tokens."""
-    if slot.startswith(PLACES):
+    if slot.startswith((PLACES, STREAM)):
         return 2
     rows = slot.startswith("input.") or (slot == PROMPT and value.dim() == 3)
     return 1 if rows else 0

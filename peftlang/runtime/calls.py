@@ -58,6 +58,7 @@ def before_call(
             stack.enter_context(lengthened(adapted, door, module, call))
             stack.enter_context(placed(adapted, door, module, call))
             with_penalties(adapted, door, module, call)
+            stack.callback(adapted.streams.clear)
         yield call
 
 

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from peftlang.ir.interpret import Interpreter
 from peftlang.ir.method import fixed
 from peftlang.ir.sizes import site_sizes
+from peftlang.passes.flows import reads_activations
+from peftlang.passes.streams import PENALTY
 from peftlang.runtime.store import base_value
 
 if TYPE_CHECKING:
@@ -17,21 +19,32 @@ if TYPE_CHECKING:
 
 
 def with_penalties(adapted: "Adapted", door: "Door", module: nn.Module, call: "Call") -> None:
-    """Add the active adapters' penalties to the loss of a training call of the whole model."""
-    if door.path or not module.training or not _any(adapted):
+    """Add the active adapters' penalties to the loss of a training call of the whole model.
+
+    Those of activations come out of the graphs; those of parameters alone are computed here.
+    """
+    adapted.terms.clear()
+    if not module.training or not _any(adapted):
         return
-    call.after.append(lambda result: _added(result, sum(penalties(adapted).values())))
+
+    def add(result: Any) -> Any:
+        for name, value in of_parameters(adapted).items():
+            adapted.receive(PENALTY + name, value)
+        terms = [term.float() for term in adapted.terms.values()]
+        return result if door.path or not terms else _added(result, sum(terms))
+
+    call.after.append(add)
 
 
-def penalties(adapted: "Adapted") -> dict[str, Tensor]:
-    """The value of every penalty, by ``adapter.label``: the sum over the sites, a scalar."""
+def of_parameters(adapted: "Adapted") -> dict[str, Tensor]:
+    """Penalties of parameters alone, by ``adapter.label``: the sum over the sites, a scalar."""
     parameters = dict(adapted.root.named_parameters())
     found: dict[str, Tensor] = {}
     for name in adapted.active:
         plan = adapted.records[name].plan
         for placement in plan.placements:
             use = plan.uses[placement.label]
-            if not use.method.penalties:
+            if all(map(reads_activations, use.method.penalties)):
                 continue
             method = fixed(use.method, use.args)
             total = torch.zeros((), device=adapted.device)
@@ -45,10 +58,11 @@ def penalties(adapted: "Adapted") -> dict[str, Tensor]:
                     value: Tensor = base_value(site, key, parameters)
                     return value
 
-                sizes = site_sizes(method, placement.args, site)
+                sizes = site_sizes(method, placement.args, site, placement.tapped_sizes(site_id))
                 interpret = Interpreter(torch, sizes, lookup, training=True)
                 for penalty in method.penalties:
-                    total = total + interpret(penalty)
+                    if not reads_activations(penalty):
+                        total = total + interpret(penalty)
             found[f"{name}.{placement.label}"] = total
     return found
 

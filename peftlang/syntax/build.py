@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from peftlang.diagnostics import Diagnostic, Source, Span, did_you_mean
 from peftlang.syntax import nodes as n
@@ -185,6 +185,35 @@ class Build:
         _, name, dims, _, type_ = children
         return self._kept(n.Input(span_of(children), _ident(name), dims.items(), type_))
 
+    def carry(self, children: list[Any]) -> n.Carry:
+        _, name, dims, _, init = children
+        return self._kept(n.Carry(span_of(children), _ident(name), dims.items(), init))
+
+    def tap(self, children: list[Any]) -> n.Tap:
+        _, name, dims, _, (selector, value) = children
+        place = span_of(children)
+        return self._kept(n.Tap(place, _ident(name), dims.items(), value, selector))
+
+    def tapped_role(self, children: list[Any]) -> "Tapped":
+        role, scopes = children[0], children[1].items()
+        if len(role.parts) == 1:
+            self._report(
+                "P019",
+                f"`{role.text}` does not say which value is tapped",
+                role.span,
+                f"such as `{role.text}.h`, what comes out of it",
+            )
+            raise Dropped
+        *parts, value = role.parts
+        end = Span(role.span.end - len(value), role.span.end)
+        base = n.Role(Span(role.span.start, end.start - 1), tuple(parts))
+        return Tapped(_scoped_by(base, scopes, end), n.Ident(end, value))
+
+    def tapped_path(self, children: list[Any]) -> "Tapped":
+        pattern, _, value, scopes = children
+        base = n.Glob(pattern.span, pattern.text[1:-1])
+        return Tapped(_scoped_by(base, scopes.items(), value.span), _ident(value))
+
     def let(self, children: list[Any]) -> n.Let:
         return self._kept(n.Let(span_of(children), _ident(children[1]), children[3]))
 
@@ -347,6 +376,24 @@ class Selected:
     span: Span
     base: n.Selector
     scopes: tuple[n.Scope, ...]
+
+
+class Tapped(NamedTuple):
+    """What `tapped` becomes: which site, and which of its values."""
+
+    selector: n.Selector
+    value: n.Ident
+
+    @property
+    def span(self) -> Span:
+        ends = self.selector.span, self.value.span
+        return Span(min(s.start for s in ends), max(s.end for s in ends))
+
+
+def _scoped_by(base: n.Selector, scopes: tuple[n.Scope, ...], value: Span) -> n.Selector:
+    if not scopes:
+        return base
+    return n.Scoped(base.span.to(value).to(scopes[-1].span), base, scopes)
 
 
 def join_selected(entries: tuple[Selected, ...]) -> n.Selector:

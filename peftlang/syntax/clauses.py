@@ -1,7 +1,8 @@
 """The clauses of a method or an adapter as lines, with their columns aligned."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
 from peftlang.syntax import nodes as n
 from peftlang.syntax.expressions import WIDTH, argument, expression, listed, selector
@@ -9,7 +10,7 @@ from peftlang.syntax.expressions import WIDTH, argument, expression, listed, sel
 INDENT = 4
 _COLUMN = len("composition") + 1
 
-Declaration = n.Param | n.Buffer | n.Input
+Declaration = n.Param | n.Buffer | n.Input | n.Carry
 AnyClause = n.Clause | n.Use | n.Train
 
 
@@ -72,7 +73,7 @@ def _value(clause: Declaration) -> str:
 
 
 def _shared(clause: Declaration) -> str:
-    if isinstance(clause, n.Input) or clause.shared is None:
+    if isinstance(clause, n.Input | n.Carry) or clause.shared is None:
         return ""
     return f"  shared across {_axis(clause.shared)}"
 
@@ -144,6 +145,10 @@ def said(clause: n.Clause, indent: int, column: int) -> str:  # noqa: PLR0911 --
     match clause:
         case n.Let() | n.Function():
             return _assigned(clause.name, clause.value, indent, column)
+        case n.Tap():
+            dims = ", ".join(expression(dim, column=-WIDTH * 100) for dim in clause.dims)
+            head = f"{clause.name.text}[{dims}] = " if dims else f"{clause.name.text} = "
+            return head + selector(_with_value(clause), column=column + len(head))
         case n.Composition():
             return _assigned(clause.target, clause.value, indent, column)
         case n.Position():
@@ -163,6 +168,15 @@ def said(clause: n.Clause, indent: int, column: int) -> str:  # noqa: PLR0911 --
             return _properties(clause)
         case _:
             return ""
+
+
+def _with_value(clause: n.Tap) -> n.Selector:
+    """The selector with the value's name where it is written: before the scopes."""
+    scoped = clause.selector
+    base = scoped.selector if isinstance(scoped, n.Scoped) else scoped
+    parts = (f'"{base.pattern}"',) if isinstance(base, n.Glob) else cast("n.Role", base).parts
+    named = n.Role(base.span, (*parts, clause.value.text))
+    return replace(scoped, selector=named) if isinstance(scoped, n.Scoped) else named
 
 
 def _assigned(name: n.Ident, value: n.Expr, indent: int, column: int) -> str:

@@ -23,6 +23,8 @@ CLAUSES = {
         "param",
         "buffer",
         "input",
+        "carry",
+        "tap",
         "let",
         "position",
         "function",
@@ -34,7 +36,7 @@ CLAUSES = {
         "ensure",
     )
 }
-RESERVED = frozenset({"carry", "tap", "allocate", "select"})
+RESERVED = frozenset({"allocate", "select"})
 ITEMS = {"from": "FROM", "method": "METHOD", "adapter": "ADAPTER"}
 CONNECTORS = {
     word: word.upper()

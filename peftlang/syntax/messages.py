@@ -22,6 +22,8 @@ _SHAPES = {
     "PARAM": "param A[r, d_x] ~ zeros",
     "BUFFER": "buffer E[n, 2] ~ zeros",
     "INPUT": "input task : index(tasks)",
+    "CARRY": "carry z[d_h] ~ zeros",
+    "TAP": "tap y[d_h] = block.h in layers[layer - 1]",
     "LET": "let V = W + 1",
     "POSITION": "position attn.q, attn.v",
     "FUNCTION": "function delta = B @ (A @ x)",

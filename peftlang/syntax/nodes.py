@@ -279,6 +279,25 @@ class Input(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class Carry(Node):
+    """`carry NAME[dims] ~ init`: a state that each site hands to the next."""
+
+    name: Ident
+    dims: tuple[Expr, ...]
+    init: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Tap(Node):
+    """`tap NAME[dims] = SELECTOR.VALUE SCOPES`: what another site has."""
+
+    name: Ident
+    dims: tuple[Expr, ...]
+    value: Ident
+    selector: Selector
+
+
+@dataclass(frozen=True, slots=True)
 class Let(Node):
     """`let NAME = value`."""
 
@@ -350,6 +369,8 @@ Clause = (
     Param
     | Buffer
     | Input
+    | Carry
+    | Tap
     | Let
     | Position
     | Function

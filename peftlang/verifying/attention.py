@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from peftlang.ir.types import Type
 from peftlang.verifying.tokens import Tokens
 
 
@@ -49,6 +50,10 @@ class Product:
     def token_mask(self, keywords: Mapping[str, Any]) -> Tensor:
         """``[batch, tokens]``: 1 for the first and the last tokens, 0 for others."""
         return self.sequence.token_mask(keywords)
+
+    def average(self, value: Tensor, have: Type) -> Tensor:
+        """The mean over the tokens of all rows; none of them is padding."""
+        return value.mean(list(range(int(have.level))))
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:

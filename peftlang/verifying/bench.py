@@ -10,7 +10,7 @@ from torch import Tensor
 from peftlang.diagnostics import PeftError
 from peftlang.ir.inits import INITIALISERS, InitCall
 from peftlang.ir.interpret import Interpreter
-from peftlang.ir.method import Method, TensorDef
+from peftlang.ir.method import CarryDef, Method, TapDef, TensorDef
 from peftlang.ir.positions import EMBED, NORM, POSITIONS, PROJECTION
 from peftlang.ir.sizes import site_sizes
 from peftlang.ir.types import Level, Type
@@ -145,7 +145,11 @@ class Bench:
                 return own[name]
             return values["h" if name == "x" and sequential else name]
 
-        sizes = {**self.placed.sizes, **site_sizes(method, self.placed.use.args, self.placed.site)}
+        sizes = {
+            **_tapped(method),
+            **self.placed.sizes,
+            **site_sizes(method, self.placed.use.args, self.placed.site),
+        }
         return Interpreter(
             torch, sizes, lookup, training=self.placed.situation.training,
             half=self.dtype in (torch.bfloat16, torch.float16),
@@ -233,7 +237,26 @@ def _inputs(placed: Placed, dtype: torch.dtype) -> Values:
         else:
             limit = entry.limit.evaluate(placed.sizes) if entry.limit is not None else 4
             found[entry.name] = torch.randint(limit, shape, generator=generator)
+    return found | _streams(placed, dtype)
+
+
+def _streams(placed: Placed, dtype: torch.dtype) -> Values:
+    """What other sites would bring: taps, and carried states, as inputs of their names."""
+    found, sizes = {}, {**_tapped(placed.method), **placed.sizes}
+    batch, tokens = placed.situation.sizes["batch"], placed.situation.sizes["tokens"]
+    entries: list[TapDef | CarryDef] = [*placed.method.taps, *placed.method.carries]
+    for entry in entries:
+        own = [dim.evaluate(sizes) for dim in entry.dims]
+        sequence = isinstance(entry, TapDef) and entry.sequence
+        shape = [batch, *own] if sequence else [batch, tokens, *own]
+        generator = _generator(placed, f"stream.{entry.name}")
+        found[entry.name] = torch.randn(shape, generator=generator, dtype=dtype)
     return found
+
+
+def _tapped(method: Method) -> dict[str, int]:
+    """Sizes of the dimensions that taps name: those of sites that are not there."""
+    return {symbol: 3 for tap in method.taps for dim in tap.dims for symbol in dim.symbols}
 
 
 def _tensors(placed: Placed, frozen: Values, dtype: torch.dtype, *, initial: bool) -> Values:

@@ -20,7 +20,7 @@ NAMES = ("a", "b", "c")
 ROWS, TOKENS = 2, 3
 
 SIZES = st.fixed_dictionaries({name: st.integers(1, 4) for name in NAMES}).map(
-    lambda sizes: {**sizes, "r": 2, "n": 2}
+    lambda sizes: {**sizes, "r": 2, "n": 2, "one": 1}
 )
 DIM = st.sampled_from([*map(Dim.of, NAMES), Dim.of("a") * Dim.of("b"), Dim.of("b") + 1])
 KINDS: list[Kind] = ["float", "float", "int"]
@@ -69,6 +69,8 @@ SHAPES: dict[str, list[tuple[Shape, ...]]] = {
     "conv": [(d("a"), d("a", "b")), (d("a"), d("c", "a", "n"))],
     "conv2": [(d("a"), d("a", "b", "n")), (d("a"), d("c", "a", "n", "r"))],
     "self_attention": [(d("a"),) * 3, (d("c", "a"),) * 3],
+    "topk": [(d("a", "b"), "one")],
+    "chosen": [(d("a", "b"), "one"), (d("a"), "one")],
     "concat": [(d("a", "b"), d("c", "b")), (d("a"), d("b"), d("a"))],
     "index": [(d("a", "b"), ()), (d("a"), ()), (d("a", "b"), d("c"))],
     "reshape": [(d("a", "b"), "b", "a"), ((Dim.of("a") * Dim.of("b"),), "a", "b"),
@@ -101,6 +103,9 @@ class OneSite:
     @property
     def sequence(self) -> Tokens:
         return Tokens(torch.zeros(ROWS, TOKENS), causal=False)
+
+    def average(self, value: Any, have: Type) -> Any:
+        return value.mean(list(range(have.level)))
 
 
 def value(type_: Type, sizes: dict[str, int]) -> torch.Tensor:
@@ -161,7 +166,7 @@ def operands(data: st.DataObject, op: str) -> tuple[Expr, ...]:
     if op in ("token_is", "occurrence", "soft"):
         own: list[Expr] = [DimValue(Dim.of("b"), Type(kind="int")), Number(3, Type(kind="int"))]
         args = own[1:] if op == "token_is" else own[: entry.arity[0]]
-    if op == "dropout":
+    if op in ("dropout", "jitter"):
         args[1:] = [Number(0.5)]
     if op == "train_core":
         args[1] = Number(data.draw(st.integers(1, 2)))

@@ -97,6 +97,14 @@ selectors: st.SearchStrategy[n.Selector] = st.recursive(
 )
 
 _at = st.just(AT)
+tapped = st.one_of(
+    roles, globs,
+    st.builds(
+        n.Scoped, _at, st.one_of(roles, globs),
+        st.lists(st.builds(n.Side, _at, st.sampled_from(["encoder", "vision_model"])),
+                 min_size=1, max_size=2).map(tuple),
+    ),
+)  # fmt: skip
 _dims = st.lists(expressions, max_size=3).map(tuple)
 _axis = st.one_of(idents, st.builds(n.Grouped, _at, idents, expressions))
 _shared = st.one_of(st.none(), _axis)
@@ -116,6 +124,8 @@ clauses = st.one_of(
     st.builds(n.Param, _at, idents, _dims, expressions, _shared),
     st.builds(n.Buffer, _at, idents, _dims, expressions, _shared),
     st.builds(n.Input, _at, idents, _dims, expressions),
+    st.builds(n.Carry, _at, idents, _dims, expressions),
+    st.builds(n.Tap, _at, idents, _dims, idents, tapped),
     st.builds(n.Let, _at, idents, expressions),
     st.builds(n.Position, _at, selectors),
     st.builds(n.Ensure, _at, st.lists(expressions, min_size=1, max_size=3).map(tuple)),

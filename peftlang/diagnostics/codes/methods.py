@@ -375,4 +375,50 @@ method m(r: int = 8) {
 }
 """,
     ),
+    Code(
+        "M318",
+        "a state that is carried and never changed",
+        "What a site hands to the next is what a composition makes of the state.",
+        example="""\
+method m(r: int = 8) {
+    carry z[d_h] ~ zeros
+    param s ~ zeros
+    position block
+    composition h = h + s * z
+}
+""",
+        fixed="""\
+method m(r: int = 8) {
+    carry z[d_h] ~ zeros
+    param s ~ zeros
+    position block
+    composition z = z + h
+    composition h = h + s * z
+}
+""",
+    ),
+    Code(
+        "M319",
+        "a change that mixes the rows of a batch",
+        "What the model says of one text must not depend on which others happen to be in the "
+        "batch, so a mean over the batch stands in penalties alone.",
+        example="""\
+method m(E: int = 4) {
+    param R[E, d_x]  ~ normal
+    param B[E, d_h]  ~ zeros
+    position attn.q
+    let g = softmax(R @ x, over E)
+    function delta = mean(g, over batch) @ B
+}
+""",
+        fixed="""\
+method m(E: int = 4) {
+    param R[E, d_x]  ~ normal
+    param B[E, d_h]  ~ zeros
+    position attn.q
+    let g = softmax(R @ x, over E)
+    function delta = pool(g, causal = false) @ B
+}
+""",
+    ),
 )

@@ -142,4 +142,11 @@ RUNTIME: tuple[Code, ...] = (
         example="`model.generate(ids)` with a spec that has `conv(x, K)`.",
         runs=False,
     ),
+    Code(
+        "R521",
+        "a value of another site that this call has not made",
+        "Taps and carried states live within one call of the model.",
+        example="One layer called by itself, with a method that taps the layer before it.",
+        runs=False,
+    ),
 )

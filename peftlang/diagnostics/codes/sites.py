@@ -137,6 +137,21 @@ method m(r: int = 8) {
         runs=False,
     ),
     Code(
+        "S416",
+        "a tap that does not name one site",
+        "What a tap names is looked up for each site where the method stands: it must be one "
+        "other site, and have the sizes that the tap states.",
+        example="`tap y[d_h] = block.h in layers[layer - 1]` in a method that stands in layer 0.",
+        runs=False,
+    ),
+    Code(
+        "S417",
+        "a tap of a value that is not there yet",
+        "A site can read what is computed before it, and what does not depend on it.",
+        example="`tap y[d_h] = block.h in layers[layer + 1]`.",
+        runs=False,
+    ),
+    Code(
         "S421",
         "positions whose values have different types",
         "A method has one type for each value that it reads from its sites. Where two "

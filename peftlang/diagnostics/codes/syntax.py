@@ -157,11 +157,11 @@ method m(r: int = 8) {
     Code(
         "P013",
         "a word of a later version",
-        "`carry`, `tap`, `allocate`, `select` and search spaces (`r in {4, 8}`) are kept for "
+        "`allocate`, `select` and search spaces (`r in {4, 8}`) are kept for "
         "what is still to be designed.",
         example="""\
 method m(r: int = 8) {
-    carry z
+    allocate z
 }
 """,
         fixed="""\
@@ -241,6 +241,28 @@ method m(r: int = 8) {
         fixed="""\
 method m(r: int = 8) {
     position attn.q in layers[0..3]
+}
+""",
+    ),
+    Code(
+        "P019",
+        "a tap that names no value",
+        "A tap reads one value of another site, which is the last part of the name: what comes "
+        "out of a layer is `block.h`, what goes in `block.x`.",
+        example="""\
+method m(r: int = 8) {
+    tap y[d_h] = block
+    param s ~ zeros
+    position attn
+    function delta = s * y
+}
+""",
+        fixed="""\
+method m(r: int = 8) {
+    tap y[d_h] = embed.h
+    param s ~ zeros
+    position attn
+    function delta = s * y
 }
 """,
     ),

@@ -7,6 +7,7 @@ from peftlang.ir.builtins.decompositions import DECOMPOSITIONS
 from peftlang.ir.builtins.fourier import FOURIER
 from peftlang.ir.builtins.orthogonal import ORTHOGONAL
 from peftlang.ir.builtins.patterns import PATTERNS
+from peftlang.ir.builtins.routing import ROUTING
 from peftlang.ir.builtins.sequence import SEQUENCE
 from peftlang.ir.builtins.table import Builtin, Evaluation, Signature, as_dim
 from peftlang.ir.builtins.tensors import TENSORS
@@ -25,6 +26,7 @@ BUILTINS: dict[str, Builtin] = {
         *ATTENTION,
         *TOKENS,
         *SEQUENCE,
+        *ROUTING,
         *TRAINING,
     )
 }

@@ -6,6 +6,7 @@ from typing import Any
 from peftlang.ir.builtins.layout import axes, met
 from peftlang.ir.builtins.table import Builtin, Evaluation, Signature
 from peftlang.ir.dims import Dim
+from peftlang.ir.expr import Apply
 from peftlang.ir.types import Level, Type, TypeFact
 
 
@@ -24,6 +25,31 @@ def _reduced(call: Signature) -> Type:
     call.inexact()
     kept = tuple(d for d in have.dims if d not in call.over) if call.over else ()
     return Type(kept, have.level)
+
+
+BATCH = Dim.of("batch")
+
+
+def averages_batch(call: Apply) -> bool:
+    """Whether a call is a `mean` over the rows and tokens of the batch, which no type names."""
+    return call.op == "mean" and call.over == (BATCH,)
+
+
+def _mean_rule(call: Signature) -> Type:
+    have = call.types[0]
+    if call.over != (BATCH,):
+        return _reduced(call)
+    call.inexact()
+    if have.level is Level.CONST:
+        raise TypeFact("this is the same for every input, so there is nothing to average",
+                       code="T207", argument=0)  # fmt: skip
+    return Type(have.dims)
+
+
+def _mean(call: Evaluation) -> Any:
+    if call.over != (BATCH,):
+        return _reduce(call, lambda x, dims: x.mean(dims))
+    return call.site.average(call.args[0], call.types[0])
 
 
 def _kept(call: Signature) -> Type:
@@ -187,9 +213,9 @@ TENSORS = (
     Builtin("sum", "sum(x, over d)", "Sum over the named dimensions, or over all.", (1, 1),
             _reduced, lambda c: _reduce(c, lambda x, dims: x.sum(dims)), linear=(0,),
             zero="all", over=True),
-    Builtin("mean", "mean(x, over d)", "Mean over the named dimensions, or over all.", (1, 1),
-            _reduced, lambda c: _reduce(c, lambda x, dims: x.mean(dims)), linear=(0,),
-            zero="all", over=True),
+    Builtin("mean", "mean(x, over d)", "Mean over the named dimensions, or over all; `over batch`, "
+            "in a penalty, over the tokens of all rows, padding left out.", (1, 1),
+            _mean_rule, _mean, linear=(0,), zero="all", over=True),
     Builtin("max", "max(x, over d)", "Largest element over the named dimensions, or over all.",
             (1, 1), _reduced, lambda c: _reduce(c, lambda x, dims: x.amax(dims)), zero="all",
             over=True),

@@ -1,0 +1,104 @@
+"""What one application of a method reads from other sites, and hands on."""
+
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from torch.fx import Node
+
+from peftlang.ir.expr import Expr, Ref, postorder
+from peftlang.ir.interpret import Interpreter
+from peftlang.ir.method import Composition
+from peftlang.ir.positions import POSITIONS
+from peftlang.ir.types import Level
+from peftlang.passes.occurrence import Occurrence
+from peftlang.passes.streams import Chain, Streams, chain_of
+from peftlang.passes.views import SiteView
+
+if TYPE_CHECKING:
+    from peftlang.passes.insert import Application
+
+
+def reads_activations(penalty: Expr) -> bool:
+    """Whether a penalty is of what runs, and not of parameters alone."""
+    refs = (node for node in postorder(penalty) if isinstance(node, Ref))
+    return any(ref.type.level is not Level.CONST for ref in refs)
+
+
+class Flows:
+    """The taps, carried states and penalties of one application at one occurrence.
+
+    Attributes:
+        arrived: The node of each tap and of each state that an earlier site left.
+    """
+
+    def __init__(
+        self, streams: Streams, graph: int, application: "Application", occurrence: Occurrence
+    ) -> None:
+        self.application, self._streams = application, streams
+        self._graph, self._occurrence = graph, occurrence
+        self._carries = {carry.name: carry for carry in application.method.carries}
+        self._started: dict[str, Any] = {}
+        taps = application.placement.taps.get(application.site.id, {})
+        self.arrived: dict[str, Node] = {
+            name: streams.tapped(tap, graph, occurrence) for name, tap in taps.items()
+        }
+        for name in self._carries:
+            node = streams.arriving(self._chain(name), graph, occurrence)
+            if node is not None:
+                self.arrived[name] = node
+
+    def _chain(self, name: str) -> Chain:
+        application = self.application
+        plan = next(a.plan for a in self._streams.work.active if a.name == application.adapter)
+        sites = [plan.sites[site] for site in application.placement.sites]
+        return chain_of(
+            application.adapter, application.placement.label, sites, application.site, name
+        )
+
+    def has(self, name: str) -> bool:
+        """Whether a name is a tap or a carried state."""
+        return name in self.arrived or name in self._carries
+
+    def value(self, name: str, view: SiteView, interpret: Interpreter) -> Any:
+        """What a tap or a carried state is at the site."""
+        if name in self.arrived:
+            return view.emission.proxy(self.arrived[name])
+        if name not in self._started:
+            carry = self._carries[name]
+            start = interpret(carry.init)
+            if (not carry.init.type.dims and carry.dims) or isinstance(start, int | float):
+                start = self._filled(start, [interpret.size(dim) for dim in carry.dims], view)
+            self._started[name] = start
+        return self._started[name]
+
+    def _filled(self, start: Any, sizes: list[int], view: SiteView) -> Any:
+        """A number for every token, and for every element of the state."""
+        token: Any = view.read("h").detach()
+        for _ in POSITIONS.get(view.occurrence.site.role, POSITIONS["block"])["h"].dims:
+            token = token.select(-1, 0)
+        filled = token * 0 + start
+        if not sizes:
+            return filled
+        filled = filled.unsqueeze(-1).repeat_interleave(prod(sizes), dim=-1)
+        return filled.unflatten(-1, sizes) if len(sizes) > 1 else filled
+
+    def leave(self, composition: Composition, value: Any, interpret: Interpreter) -> None:
+        """Hand a carried state to the next site."""
+        if composition.value.type.level is not Level.TOKEN:
+            before = interpret(Ref(composition.target, composition.value.type))
+            value = before * 0 + (
+                value.unsqueeze(1) if composition.value.type.level is Level.EXAMPLE else value
+            )
+        chain = self._chain(composition.target)
+        self._streams.leaving(chain, self._graph, self._occurrence, value.node)
+
+    def penalise(self, interpret: Interpreter, view: SiteView) -> None:
+        """Add the site's share to the penalties: the mean over real tokens."""
+        application = self.application
+        name = f"{application.adapter}.{application.placement.label}"
+        for penalty in application.method.penalties:
+            if reads_activations(penalty):
+                value = interpret(penalty).float()
+                if penalty.type.level is not Level.CONST:
+                    value = view.average(value, penalty.type)
+                self._streams.penalties.setdefault(name, []).append((self._graph, value.node))
