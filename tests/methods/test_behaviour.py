@@ -9,6 +9,7 @@ import contextlib
 import copy
 import functools
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -120,12 +121,17 @@ class Subject:
 
 
 def extra_inputs(adapter: Any) -> dict[str, Tensor]:
-    """A value for every `input` that the spec declares."""
-    declared = {i.name: i for use in adapter.plan.spec.uses for i in use.method.inputs}
-    return {
-        name: torch.tensor([1, 0]) if one.kind == "index" else torch.tensor([0.5, 1.0])
-        for name, one in declared.items()
-    }
+    """A value for every `input` that the spec declares, different for the two rows."""
+    found = {}
+    for use in adapter.plan.spec.uses:
+        sizes = {name: value for name, value in use.args.items() if isinstance(value, int)}
+        for one in use.method.inputs:
+            own = [dim.evaluate(sizes) for dim in one.dims]
+            count = 2 * math.prod(own)
+            values = torch.arange(count).reshape(2, *own)
+            whole = one.kind in {"index", "int"}
+            found[one.name] = values.flip(0) % 2 if whole else (values + 1) / count
+    return found
 
 
 def subject(spec: Path, preset: str, dtype: torch.dtype = torch.float32) -> Subject:
