@@ -8,7 +8,8 @@ All of it is optional:
 - ``initial(site, W, b)``, how each tensor starts, by name: a tensor (exactly), a
   ``torch.distributions.Distribution`` whose batch shape is the tensor's shape, or a function that
   says whether many starts, stacked along a first dimension, will do;
-- ``penalty(site, params)``, what joins the loss in training.
+- ``penalty(site, params)``, what joins the loss in training;
+- ``rates(site)``, learning rates as multiples of the adapter's, by name, of those that have one.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -47,7 +48,8 @@ def check_stated(placed: Placed, stated: Mapping[str, Any]) -> None:
         Broken: a tensor, its start, or the penalty is another.
     """
     site = bench(placed, initial=True)
-    _check_penalty(site, stated.get("penalty"))
+    _check_penalty(bench(placed), stated.get("penalty"))
+    _check_rates(site, stated.get("rates"))
     initial = stated.get("initial")
     if initial is None:
         return
@@ -142,6 +144,20 @@ def _check_penalty(site: Bench, penalty: Callable[..., Any] | None) -> None:
     for name, value in site.trained.items():
         slopes = _slope(got, value), _slope(wanted, value)
         checked(f"gradient of the penalty by {name}", *slopes, dtype="float32")
+
+
+def _check_rates(site: Bench, rates: Callable[..., Mapping[str, float]] | None) -> None:
+    """Which tensors have a learning rate of their own, and how large it is."""
+    interpret = Interpreter(None, site.placed.sizes, dict[str, Any]().__getitem__)
+    defined = site.placed.method.tensors
+    ours = {d.name: float(interpret(d.rate)) for d in defined if d.rate is not None}
+    theirs = {} if rates is None else dict(rates(facts_of(site)))
+    for name in ours | theirs:
+        got, wanted = ours.get(name, 1.0), theirs.get(name, 1.0)
+        if abs(got - wanted) > 1e-6 * abs(wanted):
+            raise Broken(
+                note=f"`{name}` learns at {got:g} times the rate, and should at {wanted:g}"
+            )
 
 
 def _slope(total: Tensor, value: Tensor) -> Tensor:

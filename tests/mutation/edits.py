@@ -191,23 +191,27 @@ def in_method(method: n.Method) -> Iterator[Edit]:
             clauses = (*method.clauses[:index], *kept, *method.clauses[index + 1 :])
             yield kind, replace(method, clauses=clauses)
     for index, clause in enumerate(method.clauses):
-        if isinstance(clause, n.Sharing):
-            for changed in _shared(clause, method):
+        if isinstance(clause, n.Sharing | n.Rate):
+            for kind, changed in _of_others(clause, method):
                 clauses = (*method.clauses[:index], changed, *method.clauses[index + 1 :])
-                yield "sharing", replace(method, clauses=clauses)
+                yield kind, replace(method, clauses=clauses)
     if not any(isinstance(clause, n.Insertion) for clause in method.clauses):
         place = method.name.span
         inserted = n.Insertion(place, n.Ident(place, "sequential"))
         yield "insertion", replace(method, clauses=(*method.clauses, inserted))
 
 
-def _shared(clause: n.Sharing, method: n.Method) -> Iterator[n.Sharing]:
-    tensors = [c.name for c in method.clauses if isinstance(c, n.Param | n.Buffer)]
-    for tensor in tensors:
+def _of_others(clause: n.Sharing | n.Rate, method: n.Method) -> Iterator[Edit]:
+    """The clause for another tensor, or across another axis."""
+    for tensor in (c.name for c in method.clauses if isinstance(c, n.Param | n.Buffer)):
+        if isinstance(clause, n.Rate):
+            if (tensor,) != clause.names:
+                yield "rate", replace(clause, names=(tensor,))
+            continue
         for axis in _AXES:
             ident = n.Ident(clause.span, axis)
             if (tensor,) != clause.names or ident != clause.axis:
-                yield replace(clause, names=(tensor,), axis=ident)
+                yield "sharing", replace(clause, names=(tensor,), axis=ident)
 
 
 def _in_clause(clause: n.Clause, names: Names) -> Iterator[Edit]:
@@ -219,6 +223,10 @@ def _in_clause(clause: n.Clause, names: Names) -> Iterator[Edit]:
         case n.Penalty():
             yield "clause dropped", None
             yield from edits(clause, in_expression, names)
+        case n.Rate():
+            yield "clause dropped", None
+            for name in names.numbers:
+                yield "rate", replace(clause, value=n.Name(clause.span, name))
         case n.Composition():
             yield "clause dropped", None
             for target in ("h", "W", "b", "k", "v", "q"):

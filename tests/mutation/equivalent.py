@@ -30,11 +30,12 @@ EQUIVALENT: tuple[Equivalent, ...] = (
     Equivalent(
         "the base is frozen, so no gradient of W is asked for",
         r".*stop_gradient\(W\).*",
-        ("boft", "diff_pruning", "dora", "fourierft", "hra", "loha", "lokr", "oft"),
+        ("boft", "diff_pruning", "dora", "fourierft", "goft", "hira", "hra", "loha", "lokr", "oft",
+         "qgoft", "soda"),
     ),
     Equivalent(
         "sqrt(5) is what `a` is when it is left out",
-        r"param \w+\[.*\] ~ kaiming_uniform\((copies = 2)?\)",
+        r"param \w+\[.*\] ~ kaiming_uniform\((copies = 2)?\)( shared across layers)?",
     ),
     Equivalent(
         "`h = h + delta` is the composition where none is written",
@@ -43,8 +44,13 @@ EQUIVALENT: tuple[Equivalent, ...] = (
     Equivalent(
         "the function reads `h`, and never the `x` that the insertion form chooses",
         r"insertion (sequential|parallel)",
-        ("ia3", "loreft", "multi_head_parallel_adapter", "pfeiffer", "prefix", "prefix_gated",
-         "prompt_tuning"),
+        ("compacter", "difffit", "ia3", "loreft", "multi_head_parallel_adapter", "pfeiffer",
+         "prefix", "prefix_gated", "prompt_tuning", "road", "surm_adapter"),
+    ),
+    Equivalent(
+        "the gain reads `h`, and no `x`, which is all that the insertion form chooses",
+        r"gain with insertion sequential",
+        ("difffit",),
     ),
     Equivalent(
         "the prefix reads no `x`, which is all that the insertion form chooses",
@@ -54,7 +60,29 @@ EQUIVALENT: tuple[Equivalent, ...] = (
     Equivalent(
         "elementwise operators align dimensions by name, so a transposed operand is put back",
         r"composition W = W \+ .*transpose\((z|D|delta)\).*",
-        ("diff_pruning", "fourierft", "loha", "lokr"),
+        ("diff_pruning", "fourierft", "hira", "loha", "lokr"),
+    ),
+    Equivalent(
+        "a product entry by entry aligns dimensions by name, transposed or not",
+        r"function delta = transpose\(W\) \* \(B @ A\)",
+        ("hira",),
+    ),
+    Equivalent(
+        "masks align by name with the matrices that they mask",
+        r"function delta = sum\(.*transpose\((A|B)\).*, over K\)",
+        ("capaboost",),
+    ),
+    Equivalent(
+        "scales align by name with the pairs that they scale",
+        r"function turned = transpose\(alpha\) .*",
+        ("road",),
+    ),
+    Equivalent(
+        "the first core is of left singular vectors, and sizes beyond its own only reorder the "
+        "columns of the matrix that they are of",
+        r"param A\[1, n, n, r\] ~ train_core\(W, 1, r, n, (n, d_h / \(n \* n\), n, d_x / "
+        r"\(n \* n\), n|d_h / \(n \* n\), n, n, n, d_x / \(n \* n\))\)",
+        ("mpo",),
     ),
     Equivalent(
         "heads and widths align by name, so a transposed change is put back",
@@ -70,6 +98,11 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         "a buffer does not train, so no gradient of it is asked for",
         r".*stop_gradient\((A|B)\).*",
         ("randlora", "vera"),
+    ),
+    Equivalent(
+        "a buffer does not train, so no gradient of it is asked for",
+        r".*stop_gradient\((M|N|C|U|V|A_0|B_0|s_0)\).*",
+        ("capaboost", "mpo", "olora", "pissa", "soda", "svfit", "svft"),
     ),
     Equivalent(
         "gates are elementwise, and dimensions align by name",
@@ -92,14 +125,14 @@ EQUIVALENT: tuple[Equivalent, ...] = (
                r".*stop_gradient\((E|task|layer)\).*", ("fourierft", "hyperformer")),
     Equivalent("a role without `.weight` or `.bias` is both",
                r"train (norm, norm\.bias|norm\.weight, norm)", ("norm_tuning",)),
+    Equivalent("every bias is trained already, those of norms as well", r"train bias, norm",
+               ("difffit",)),
 )  # fmt: skip
 
 
-UNREVIEWED = (
-    "capaboost", "compacter", "conformer_adapter", "control_prefixes", "convpass", "deep_prompts",
-    "difffit", "goft", "gralora", "hira", "llama_adapter", "llama_adapter_v2", "lora_plus",
-    "meet", "melora", "mpo", "olora", "p_tuning", "pasta", "pissa", "prefix_mlp", "qgoft", "road",
-    "sharelora", "soda", "surm", "surm_adapter", "svfit", "svft",
+UNREVIEWED: tuple[str, ...] = (
+    "conformer_adapter", "control_prefixes", "convpass", "deep_prompts", "llama_adapter",
+    "llama_adapter_v2", "meet", "p_tuning", "pasta", "prefix_mlp",
 )  # fmt: skip
 """Specs whose survivors nobody has looked at yet; their mutants are not judged until then."""
 

@@ -24,6 +24,7 @@ from peftlang.verifying.running import Broken
 from peftlang.verifying.situation import Placed, Situation, placed
 from peftlang.verifying.stated import check_positions, check_stated
 from peftlang.verifying.subject import roles_of
+from tests.mutation.training import trained_otherwise
 from tests.oracles.plain import REFERENCES, file_of
 
 INTEGERS = (4, 3, 5, 2, 7)
@@ -57,6 +58,8 @@ class Case:
             check_positions(places, self.stated)
             for situation in self.situations:
                 self._judge(placed(subject, situation))
+            if "trained" in self.stated:
+                return trained_otherwise(adapter, self.stated["trained"])
         except Broken as broken:
             return str(broken)
         except (PeftError, RuntimeError, IndexError, Indivisible, UnsatisfiedAssumption) as refused:
@@ -64,11 +67,11 @@ class Case:
         return None
 
     def _judge(self, at: Placed) -> None:
-        check_stated(at, self.stated)
         with warnings.catch_warnings():
             # Sizes that the operators refuse are reported by `assume`, which expects hypothesis.
             warnings.simplefilter("ignore", HypothesisDeprecationWarning)
             difference(at, self.reference)
+        check_stated(at, self.stated)
 
 
 def case(path: Path) -> Case:
@@ -91,9 +94,15 @@ def case(path: Path) -> Case:
 
 
 def _arguments(hypers: tuple[HyperParameter, ...]) -> Iterator[dict[str, Scalar]]:
-    """Small integers that differ, where they can; numbers that are no defaults and not 1."""
+    """Small integers, that differ where they can; numbers that do, are no defaults, and not 1."""
     integers = [h.name for h in hypers if h.kind == "int"]
-    fixed = {h.name: 0.25 + 0.5 * float(h.default or 0) for h in hypers if h.kind == "float"}
+    fixed: dict[str, Scalar] = {}
+    for hyper in hypers:
+        if hyper.kind == "float":
+            value = 0.25 + 0.5 * float(hyper.default or 0)
+            while value in fixed.values():
+                value += 0.125
+            fixed[hyper.name] = value
     choices = itertools.product(INTEGERS, repeat=len(integers))
     for values in sorted(choices, key=lambda v: len(v) - len(set(v))):
         yield {**fixed, **dict(zip(integers, values, strict=True))}

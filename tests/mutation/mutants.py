@@ -40,9 +40,11 @@ def candidates(path: Path) -> list[Mutant]:
     file = tree(path.read_text("utf-8"))
     original = format_file(file)
     found: dict[str, Mutant] = {original: Mutant("none", "", original)}
-    for kind, changed in _edited(file.items[-1]):
-        text = format_file(replace(file, items=(*file.items[:-1], changed)))
-        found.setdefault(text, Mutant(kind, _difference(original, text), text))
+    for index, item in enumerate(file.items):
+        for kind, changed in _edited(item):
+            items = (*file.items[:index], changed, *file.items[index + 1 :])
+            text = format_file(replace(file, items=items))
+            found.setdefault(text, Mutant(kind, _difference(original, text), text))
     del found[original]
     return list(found.values())
 

@@ -1,13 +1,14 @@
 """Specs that train the base's own parameters: which ones, on a small real model."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from peftlang.diagnostics import PeftError
+from peftlang.ir.method import Adapter
 from peftlang.lower import build, load
 from peftlang.models import build as build_model
 from peftlang.pipeline import Survey, plan, survey
@@ -21,6 +22,17 @@ def surveyed() -> tuple[nn.Module, Survey]:
     return model, survey(model)
 
 
+def trained_otherwise(adapter: Adapter, trained: Callable[[nn.Module], set[str]]) -> str | None:
+    """How many of the base's parameters are wrong; None where they are those of a reference.
+
+    Raises:
+        PeftError: the adapter does not suit the model.
+    """
+    model, found = surveyed()
+    wrong = set(plan(adapter, model, found).train) ^ trained(model)
+    return f"trains {len(wrong)} parameters too many or too few" if wrong else None
+
+
 @dataclass(frozen=True)
 class TrainingCase:
     """A spec of `train` clauses, judged by `trained(model)` of its reference."""
@@ -29,12 +41,7 @@ class TrainingCase:
 
     def verdict(self, text: str) -> str | None:
         """Which parameters are wrong; None where they are those of the reference."""
-        model, found = surveyed()
         try:
-            adapter = build(load(text))
-            got: set[str] = set(plan(adapter, model, found).train)
+            return trained_otherwise(build(load(text)), file_of(self.path.stem)["trained"])
         except PeftError as refused:
             return str(refused).splitlines()[0]
-        trained: Any = file_of(self.path.stem)["trained"]
-        wrong = got ^ trained(model)
-        return f"trains {len(wrong)} parameters too many or too few" if wrong else None

@@ -23,4 +23,8 @@ def reference(site: Any, params: Any, x: Any, h: Any, W: Any, b: Any) -> Any:
     return linear(x, W @ total.T, b)
 
 
+def initial(site: Any, W: Any, b: Any) -> dict[str, Any]:
+    return {"theta": torch.zeros(W.shape[1] - 1)}
+
+
 POSITIONS = ("attn.q", "attn.v")

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch.distributions import Uniform
 
 
 def reference(site: Any, params: Any, x: Any, h: Any, W: Any, b: Any) -> Any:
@@ -20,6 +21,15 @@ def reference(site: Any, params: Any, x: Any, h: Any, W: Any, b: Any) -> Any:
             line.append(block)
         grid.append(torch.cat(line, dim=1))
     return h + site.args["alpha"] / r * (x @ torch.cat(grid, dim=0).T)
+
+
+def initial(site: Any, W: Any, b: Any) -> dict[str, Any]:
+    (d_h, d_x), k, r = W.shape, site.args["k"], site.args["r"]
+    bound = (d_x / k) ** -0.5
+    return {
+        "A": Uniform(-bound, bound).expand([k, r // k, k, d_x // k]),
+        "B": torch.zeros(k, d_h // k, r),
+    }
 
 
 POSITIONS = ("attn.q", "attn.v")

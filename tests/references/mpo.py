@@ -14,5 +14,27 @@ def reference(site: Any, params: Any, x: Any, h: Any, W: Any, b: Any) -> Any:
     return h + x @ update.T
 
 
+def initial(site: Any, W: Any, b: Any) -> dict[str, Any]:
+    n, r = site.args["n"], site.args["r"]
+    rows, columns = W.shape[0] // n**2, W.shape[1] // n**2
+
+    def split(matrix: Any) -> tuple[Any, Any]:
+        u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+        signs = u.gather(0, u.abs().argmax(0, keepdim=True)).sign()
+        return (u * signs)[:, :r], (s[:, None] * v * signs.T)[:r]
+
+    pairs = W.reshape(n, rows, n, n, columns, n).permute(0, 3, 1, 4, 2, 5)
+    left, rest = split(pairs.reshape(n * n, -1))
+    middle, right = split(rest.reshape(r * rows * columns, n * n))
+    left, right = left.reshape(1, n, n, r), right.reshape(r, n, n, 1)
+    return {
+        "A": left,
+        "C": middle.reshape(r, rows, columns, r),
+        "B": right,
+        "A_0": left,
+        "B_0": right,
+    }
+
+
 FROZEN = ("A_0", "B_0", "C")
 POSITIONS = ("ffn.up", "ffn.down")

@@ -28,4 +28,8 @@ def penalty(site: Any, params: Any) -> Any:
     return site.args["beta"] * ((blocks[:, :, 0] * blocks[:, :, 1]).sum(1) ** 2).sum()
 
 
+def initial(site: Any, W: Any, b: Any) -> dict[str, Any]:
+    return {"G": torch.eye(2).expand(W.shape[1] - 1, 2, 2)}
+
+
 POSITIONS = ("attn.q", "attn.v")

@@ -22,4 +22,9 @@ def reference(site: Any, params: Any, x: Any, h: Any, W: Any, b: Any) -> Any:
     return h @ rotation.T
 
 
+def initial(site: Any, W: Any, b: Any) -> dict[str, Any]:
+    pairs = W.shape[0] // site.args["g"], site.args["g"] // 2
+    return {"theta": torch.zeros(pairs), "alpha": torch.ones(pairs)}
+
+
 POSITIONS = ("attn.q", "attn.v")

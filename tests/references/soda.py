@@ -15,5 +15,18 @@ def reference(site: Any, params: Any, x: Any, h: Any, W: Any, b: Any) -> Any:
     return linear(x, shifted @ torch.kron(rotation(params["Q_1"]), rotation(params["Q_2"])), b)
 
 
+def initial(site: Any, W: Any, b: Any) -> dict[str, Any]:
+    d_x, r, p = W.shape[1], site.args["r"], site.args["p"]
+    u, _, v = torch.linalg.svd(W, full_matrices=False)
+    signs = u.gather(0, u.abs().argmax(0, keepdim=True)).sign()[0, :r]
+    return {
+        "U": u[:, :r] * signs,
+        "V": v[:r] * signs[:, None],
+        "delta": torch.zeros(r),
+        "Q_1": torch.zeros(p, p),
+        "Q_2": torch.zeros(d_x // p, d_x // p),
+    }
+
+
 FROZEN = ("U", "V")
 POSITIONS = ("attn.q", "attn.v")

@@ -13,4 +13,8 @@ def reference(site: Any, params: Any, h: Any) -> Any:
     return h + act(h @ matrix.T) + params["b"]
 
 
+def initial(site: Any, W: Any, b: Any) -> dict[str, Any]:
+    return {"c": torch.zeros(site.d_h), "b": torch.zeros(site.d_h)}
+
+
 POSITIONS = ("attn", "cross_attn", "ffn")

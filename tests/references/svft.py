@@ -19,5 +19,13 @@ def reference(site: Any, params: Any, x: Any, h: Any, W: Any, b: Any) -> Any:
     return h + x @ (params["U"] @ middle @ params["V"]).T
 
 
+def initial(site: Any, W: Any, b: Any) -> dict[str, Any]:
+    k, w = site.args["k"], site.args["w"]
+    u, _, v = torch.linalg.svd(W, full_matrices=False)
+    signs = u.gather(0, u.abs().argmax(0, keepdim=True)).sign()[0, :k]
+    held = sum(k - abs(offset) for offset in range(-w, w + 1))
+    return {"U": u[:, :k] * signs, "V": v[:k] * signs[:, None], "m": torch.zeros(held)}
+
+
 FROZEN = ("U", "V")
 POSITIONS = ("attn.q", "attn.v")
