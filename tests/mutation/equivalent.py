@@ -125,6 +125,9 @@ EQUIVALENT: tuple[Equivalent, ...] = (
                r".*stop_gradient\((E|task|layer)\).*", ("fourierft", "hyperformer")),
     Equivalent("a role without `.weight` or `.bias` is both",
                r"train (norm, norm\.bias|norm\.weight, norm)", ("norm_tuning",)),
+    Equivalent("of four entries, the last but one is the third",
+               r"let products = .*entries\[-2\].*",
+               ("qgoft",)),
     Equivalent("every bias is trained already, those of norms as well", r"train bias, norm",
                ("difffit",)),
 )  # fmt: skip

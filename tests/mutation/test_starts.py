@@ -1,0 +1,38 @@
+"""Training can begin: as its tensors start, something that each spec trains has a gradient.
+
+A product of two factors that both start at zero would pass every test of outputs and of random
+tensors, and would never leave the base.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from peftlang.verifying import Subject
+from peftlang.verifying.bench import bench
+from peftlang.verifying.comparing import evaluated, leaves_of
+from peftlang.verifying.situation import Situation, placed
+from tests.mutation.judge import Case
+from tests.mutation.test_mutants import WITH_REFERENCE, judge_of
+from tests.oracles.plain import file_of
+
+PLACED = [path for path in WITH_REFERENCE if "reference" in file_of(path.stem)]
+"""Specs that place methods; the others train the base's own parameters alone."""
+
+
+def _learns(subject: Subject, situation: Situation) -> bool:
+    """Whether a trained tensor of the use has a gradient that is not zero at the start."""
+    site = bench(placed(subject, situation), initial=True)
+    found = evaluated(
+        site, lambda own, values: site.run(tensors=own, leaves=leaves_of(site, values))
+    )
+    return any(bool(found.gradients[name].any()) for name in site.trained)
+
+
+@pytest.mark.parametrize("path", PLACED, ids=lambda path: path.stem)
+def test_something_has_a_gradient_at_the_start(path: Path) -> None:
+    judge = judge_of(path)
+    assert isinstance(judge, Case)
+    subject = Subject(path.read_text("utf-8"))
+    learning = {s.use for s in judge.situations if _learns(subject, s)}
+    assert learning == {s.use for s in judge.situations}
