@@ -20,7 +20,7 @@ NAMES = ("a", "b", "c")
 ROWS, TOKENS = 2, 3
 
 SIZES = st.fixed_dictionaries({name: st.integers(1, 4) for name in NAMES}).map(
-    lambda sizes: {**sizes, "r": 2, "n": 2, "one": 1}
+    lambda sizes: {**sizes, "r": 2, "n": 2, "one": 1, "d_x": 6, "kv_heads": 2, "d_head": 3}
 )
 DIM = st.sampled_from([*map(Dim.of, NAMES), Dim.of("a") * Dim.of("b"), Dim.of("b") + 1])
 KINDS: list[Kind] = ["float", "float", "int"]
@@ -71,6 +71,7 @@ SHAPES: dict[str, list[tuple[Shape, ...]]] = {
     "self_attention": [(d("a"),) * 3, (d("c", "a"),) * 3],
     "topk": [(d("a", "b"), "one")],
     "chosen": [(d("a", "b"), "one"), (d("a"), "one")],
+    **{name: [(d("a", "d_x"),), (d("d_x"),)] for name in ("project_k", "project_v")},
     "concat": [(d("a", "b"), d("c", "b")), (d("a"), d("b"), d("a"))],
     "index": [(d("a", "b"), ()), (d("a"), ()), (d("a", "b"), d("c"))],
     "reshape": [(d("a", "b"), "b", "a"), ((Dim.of("a") * Dim.of("b"),), "a", "b"),
@@ -88,11 +89,17 @@ ATTENTION = ("attend", "scores", "mix", "prefix_mass")
 class OneSite:
     """What builtins ask of an attention product; here its heads are the keys' heads."""
 
+    sizes: dict[str, int]
+
     def scores(self, queries: Any, keys: Any) -> Any:
         return torch.einsum("bthd,nhd->bthn", queries, keys)
 
     def mix(self, weights: Any, values: Any) -> Any:
         return torch.einsum("bthn,nhd->bthd", weights, values)
+
+    def project(self, part: str, rows: Any) -> Any:
+        heads, width = (self.sizes[name] for name in ("kv_heads", "d_head"))
+        return (rows @ torch.ones(rows.shape[-1], heads * width)).unflatten(-1, (heads, width))
 
     def log_normaliser(self) -> Any:
         return torch.zeros(())
@@ -122,7 +129,7 @@ def checked(op: str, args: tuple[Expr, ...], over: tuple[Dim, ...], sizes: dict[
     except (TypeFact, TooComplex):
         return False
     values = {arg.name: value(arg.type, sizes) for arg in args if isinstance(arg, Ref)}
-    interpret = Interpreter(torch, sizes, values.__getitem__, training=True, site=OneSite())
+    interpret = Interpreter(torch, sizes, values.__getitem__, training=True, site=OneSite(sizes))
     try:
         found = interpret(Apply(op, args, type_, (), over))
     except PeftError as error:

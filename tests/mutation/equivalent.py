@@ -136,6 +136,8 @@ EQUIVALENT: tuple[Equivalent, ...] = (
 UNREVIEWED: tuple[str, ...] = (
     "conformer_adapter", "control_prefixes", "convpass", "deep_prompts", "llama_adapter",
     "llama_adapter_v2", "meet", "p_tuning", "pasta", "prefix_mlp",
+    "adalink", "adapterfusion", "iaa", "mixphm", "mov", "perft", "pesc", "petalface",
+    "routing_lora", "styleinject", "unipelt", "vl_adapter",
 )  # fmt: skip
 """Specs whose survivors nobody has looked at yet; their mutants are not judged until then."""
 
