@@ -36,12 +36,12 @@ def verify(
         ),
     ] = None,
     model: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--model",
             "-m",
             metavar="ID|DIR|PRESET",
-            help="Confirm on this model; by default on the cheapest preset that fits.",
+            help="Confirm on this model, or several; by default on the cheapest preset that fits.",
         ),
     ] = None,
     name: Annotated[
@@ -106,6 +106,8 @@ def _print(report: "Report") -> None:
     for row in report.rows:
         if not row.holds:
             print_text("\n" + written(row, report))
+        elif row.how == "none":
+            print_text(f"\n{row.property}: {row.reason}")
     kept = sum(row.holds for row in report.rows)
     print_text(
         f"\n{report.subject.name}: {kept} of {len(report.rows)} hold, in {report.seconds:.1f} s"
@@ -115,8 +117,10 @@ def _print(report: "Report") -> None:
 def _cells(row: "Row", *, several: bool) -> list[str]:
     what = f"{row.use}: {row.property}" if several and row.use else row.property
     worst = "exact" if row.worst == 0 else f"{row.worst:.1e}"
-    verdict = "holds" if row.holds else "FAILS"
-    return [what, HOW[row.how], str(row.examples), worst if row.holds else "", verdict]
+    verdict = "-" if row.how == "none" else "holds" if row.holds else "FAILS"
+    shown = worst if row.holds and row.examples else ""
+    return [what, HOW[row.how], str(row.examples), shown, verdict]
 
 
-HOW = {"both": "proved, run", "run": "run", "proved": "proved", "refuted": "refuted"}
+HOW = {"both": "proved, run", "run": "run", "proved": "proved", "refuted": "refuted",
+       "none": "not tried"}  # fmt: skip

@@ -6,9 +6,9 @@ import torch
 from hypothesis import assume
 from torch import Tensor
 
-from peftlang.ir.expr import DimValue
+from peftlang.ir.expr import Apply, DimValue, Expr, Ref, children, postorder
 from peftlang.ir.interpret import Interpreter
-from peftlang.ir.method import Contract
+from peftlang.ir.method import Contract, Method
 from peftlang.ir.positions import BLOCK, CORE, EMBED, POSITIONS, PROJECTION, PROMPT
 from peftlang.ir.types import Level
 from peftlang.verifying.bench import Bench, Values, bench
@@ -69,7 +69,7 @@ class GradientsFlow:
                 raise Broken(note=f"the gradient of `{name}` is not finite")
             if bool(gradient.abs().max() > 0):
                 self._alive.add(name)
-            elif not placed.method.penalties:
+            elif name in learned(placed.method) or not placed.method.penalties:
                 self._dead.setdefault(name)
         return 0.0
 
@@ -77,6 +77,17 @@ class GradientsFlow:
     def dead(self) -> list[str]:
         """Tensors whose gradient was zero at every site so far."""
         return [name for name in self._dead if name not in self._alive]
+
+
+def learned(method: Method) -> set[str]:
+    """Names that the output depends on by a path that gradients take."""
+
+    def below(node: Expr) -> tuple[Expr, ...]:
+        stopped = isinstance(node, Apply) and node.op == "stop_gradient"
+        return () if stopped else children(node)
+
+    nodes = postorder(*(c.value for c in method.compositions), below=below)
+    return {node.name for node in nodes if isinstance(node, Ref)}
 
 
 def _identity(placed: Placed, _: Contract) -> float:
@@ -247,4 +258,4 @@ def _equivalent(placed: Placed, contract: Contract, subject: Subject) -> float:
     return compared(ours, theirs, placed.situation.dtype)
 
 
-__all__ = ["GradientsFlow", "check_of"]
+__all__ = ["GradientsFlow", "check_of", "learned"]

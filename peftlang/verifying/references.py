@@ -1,13 +1,9 @@
 """What a spec is compared with: a Python file, another spec, or another library's method."""
 
-import importlib.util
-import inspect
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -15,8 +11,6 @@ from torch import Tensor
 
 from peftlang.diagnostics import PeftError
 from peftlang.ir.builtins import BUILTINS, Evaluation
-from peftlang.ir.expr import Scalar
-from peftlang.ir.positions import POSITIONS
 from peftlang.ir.types import Type
 from peftlang.verifying.bench import Bench, Outcome, Values
 from peftlang.verifying.subject import Subject
@@ -24,8 +18,6 @@ from peftlang.verifying.subject import Subject
 LIBRARIES: dict[str, str] = {"hf": "peftlang.interop.reference:reference"}
 """Prefix of a reference (``hf`` in ``hf:lora``) to ``"module:function"``; the function is given
 what follows the colon and returns a `Reference`."""
-
-TARGETS = frozenset({"h", "x", "W", "b", "q", "k", "v"})
 
 
 @runtime_checkable
@@ -145,6 +137,8 @@ def load_reference(ref: str | Path) -> Reference:
     text = str(ref)
     prefix, colon, name = text.partition(":")
     if text.endswith(".py"):
+        from peftlang.verifying.files import PythonReference
+
         return PythonReference(Path(text))
     if colon and prefix.isidentifier() and "/" not in text and "\\" not in text:
         return _of_library(prefix, name)
@@ -164,131 +158,3 @@ def _of_library(prefix: str, name: str) -> Reference:
     module, _, function = LIBRARIES[prefix].partition(":")
     found: Reference = getattr(import_module(module), function)(name)
     return found
-
-
-class PythonReference:
-    """A file with ``def reference(site, params, x, h, W, b, **inputs)``; it is run when read.
-
-    Raises:
-        PeftError: V801, V802.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.name = path, path.name
-        self._module = _executed(path)
-        self._function = getattr(self._module, "reference", None)
-        self.training = bool(getattr(self._module, "TRAINING", False))
-        if not callable(self._function):
-            raise PeftError(
-                f"{path} defines no function `reference`",
-                code="V802",
-                help="write `def reference(site, params, x, h, W, b, **inputs)`",
-            )
-
-    def __call__(self, bench: Bench, params: Values, values: Values) -> Outcome:
-        """See `Reference`."""
-        given: dict[str, Any] = {
-            "site": facts_of(bench), "params": Params(params),
-            "x": None, "h": None, "W": None, "b": None, **values, **bench.inputs,
-        }  # fmt: skip
-        found = self._called(given, bench)
-        targets = {"h": found} if isinstance(found, Tensor) else found
-        _check_targets(targets, values, bench, self.name)
-        return bench.composed(values, dict(targets))
-
-    def _called(self, given: dict[str, Any], bench: Bench) -> Any:
-        function = self._function
-        assert callable(function)
-        signature = inspect.signature(function)
-        every = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-        chosen = given if every else {k: v for k, v in given.items() if k in signature.parameters}
-        try:
-            signature.bind(**chosen)
-        except TypeError as error:
-            raise PeftError(
-                f"`reference` of {self.path} cannot be called at {bench.placed.situation.role}: "
-                f"{error}", code="V802",
-                help=f"it is given {', '.join(f'`{name}`' for name in given)}",
-            ) from None  # fmt: skip
-        try:
-            return function(**chosen)
-        except Exception as error:
-            raise _raised(error, self.path, str(bench.placed.situation)) from None
-
-
-def _executed(path: Path) -> ModuleType:
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PeftError(
-            f"the reference {path} cannot be read: {_first_line(error)}", code="V801",
-            help="give the path of a Python file",
-        ) from None  # fmt: skip
-    spec = importlib.util.spec_from_loader(f"reference_{path.stem}", loader=None)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    module.__file__ = str(path)
-    try:
-        exec(compile(text, str(path), "exec"), module.__dict__)  # noqa: S102 -- the user's own
-    except Exception as error:
-        raise _raised(error, path, "while it was read", code="V801") from None
-    return module
-
-
-def _raised(error: Exception, path: Path, where: str, code: str = "V803") -> PeftError:
-    """The user's own exception, with the line of the user's own file."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
-    line = frames[-1].lineno if frames else getattr(error, "lineno", None)
-    source = (frames[-1].line if frames else getattr(error, "text", "")) or ""
-    at = f"{path}:{line}" if line else str(path)
-    shown = f": `{source.strip()}`" if source.strip() else ""
-    return PeftError(
-        f"{at}{shown} raised {type(error).__name__}: {_first_line(error)}", code=code,
-        help=f"it was called for {where}" if code == "V803" else "mend the file",
-    )  # fmt: skip
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0]
-
-
-def _check_targets(found: Any, values: Values, bench: Bench, name: str) -> None:
-    scope = set(POSITIONS[bench.placed.situation.role]) & TARGETS
-    good = isinstance(found, Mapping) and found and all(
-        key in scope and isinstance(value, Tensor) for key, value in found.items()
-    )  # fmt: skip
-    if not good:
-        raise PeftError(
-            f"{name} returned {_described(found)} at {bench.placed.situation.role}", code="V804",
-            help="return the new `h`, or a dict of new values: "
-            + ", ".join(f"`{key}`" for key in sorted(scope)),
-        )  # fmt: skip
-    for key, value in found.items():
-        _check_shape(key, value, values.get(key), name, bench)
-
-
-def _described(found: Any) -> str:
-    if isinstance(found, Mapping):
-        return "a dict of " + ", ".join(f"`{k}`: {type(v).__name__}" for k, v in found.items())
-    return "nothing" if found is None else f"a {type(found).__name__}"
-
-
-def _check_shape(key: str, value: Tensor, old: Tensor | None, name: str, bench: Bench) -> None:
-    if old is None or value.shape == old.shape:
-        return
-    longer = key in "kv" or (key == "h" and bench.placed.situation.role == "prompt")
-    if longer and value.dim() == old.dim():
-        shape, wanted = list(value.shape), list(old.shape)
-        del shape[1], wanted[1]
-        if shape == wanted:
-            return
-    raise PeftError(
-        f"{name} returned a `{key}` of shape {list(value.shape)}, and the site's is "
-        f"{list(old.shape)}", code="V805",
-        help=f"batch and sequence come first; it was called for {bench.placed.situation}",
-    )  # fmt: skip
-
-
-def arguments(args: Mapping[str, Scalar]) -> str:
-    """Hyper-parameters as they are written in a call."""
-    return ", ".join(f"{key} = {value}" for key, value in args.items())

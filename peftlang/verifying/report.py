@@ -7,7 +7,7 @@ from peftlang.diagnostics import PeftError
 from peftlang.verifying.running import CounterExample
 from peftlang.verifying.subject import Subject
 
-How = Literal["proved", "run", "both", "refuted"]
+How = Literal["proved", "run", "both", "refuted", "none"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class Row:
     Attributes:
         property: As the contract is written, or what was checked besides.
         use: The use that it is of; "" for the whole adapter.
-        how: ``proved`` from the text, ``run``, ``both``, or ``refuted`` from the text.
+        how: ``proved`` from the text, ``run``, ``both``, ``refuted`` from the text, or ``none``
+            where the model cannot show it.
         examples: How many sites or models it was run on.
         worst: Largest relative error seen.
         holds: The verdict.
@@ -43,7 +44,7 @@ class Report:
         subject: What was verified.
         rows: One for each property.
         against: The reference, if one was given.
-        model: The preset or model of the whole-model checks; None when there were none.
+        models: Presets or models of the whole-model checks.
         seconds: Wall time.
         generic_only: Whether there was neither a contract nor a reference.
     """
@@ -51,7 +52,7 @@ class Report:
     subject: Subject
     rows: tuple[Row, ...]
     against: str | None = None
-    model: str | None = None
+    models: tuple[str, ...] = ()
     seconds: float = 0.0
     generic_only: bool = False
 
@@ -80,7 +81,7 @@ class Report:
             "adapter": self.subject.name,
             "holds": self.holds,
             "against": self.against,
-            "model": self.model,
+            "models": list(self.models),
             "seconds": round(self.seconds, 3),
             "properties": [_row_facts(row, self) for row in self.rows],
         }
@@ -118,11 +119,14 @@ def explained(row: Row) -> str:
 def script(report: Report, row: Row) -> str:
     """Three lines of Python that show the counter-example again."""
     failure, subject = row.failure, report.subject
-    if failure is None or failure.situation is None:
+    if failure is None:
         return ""
-    given = [repr(str(subject.spec)), repr(row.property)]
-    situation = failure.situation.facts()
-    situation["args"] = {**subject.args, **situation["args"]}
+    given = [repr(str(subject.spec)), repr(failure.property)]
+    if failure.situation is not None:
+        situation = failure.situation.facts()
+        situation["args"] = {**subject.args, **situation["args"]}
+    else:
+        situation = {"model": failure.model, "args": dict(subject.args)}
     for key, value in (
         ("entry", subject.entry), ("at", subject.at),
         ("overrides", tuple(subject.overrides) or None), ("against", report.against),
@@ -142,6 +146,8 @@ def written(row: Row, report: Report) -> str:
     failure = row.failure
     if failure is None:
         return f"{lines[0]}: {row.reason}"
+    if failure.model is not None:
+        lines.append(f"  model  {failure.model}")
     if failure.situation is not None:
         s = failure.situation
         lines.append("  sizes  " + ", ".join(f"{k} = {v}" for k, v in (s.sizes | s.args).items()))

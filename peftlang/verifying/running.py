@@ -48,12 +48,14 @@ class CounterExample:
         situation: The smallest that was found.
         difference: The first differing place; None where there is no number to show.
         note: What went wrong, in a sentence.
+        model: The model on which it was seen; None where it was one site.
     """
 
     property: str
     situation: Situation | None
     difference: Difference | None = None
     note: str = ""
+    model: str | None = None
 
 
 class Broken(Exception):
@@ -91,6 +93,7 @@ class Search:
 def search(
     strategy: st.SearchStrategy[Placed], check: Callable[[Placed], float], *,
     examples: int, seed: int = 0, tick: Callable[[int], None] = lambda _: None,
+    shrink: bool = True,
 ) -> Search:  # fmt: skip
     """Try ``check`` on drawn situations until one breaks it; shrink that one.
 
@@ -100,6 +103,7 @@ def search(
         examples: How many to try.
         seed: The same seed draws the same situations.
         tick: Told the number of examples run so far.
+        shrink: Whether a failing situation is made smaller.
 
     Raises:
         PeftError: V812, no drawn situation suits the method; whatever the check raises.
@@ -120,9 +124,10 @@ def search(
             found.worst = max(found.worst, error)
             tick(found.examples)
 
+    phases = (Phase.generate, Phase.shrink) if shrink else (Phase.generate,)
     run: Any = settings(
         max_examples=examples, database=None, deadline=None, derandomize=False,
-        suppress_health_check=list(HealthCheck), phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck), phases=phases,
         report_multiple_bugs=False, print_blob=False, verbosity=Verbosity.quiet,
     )(hypothesis.given(strategy)(attempt))  # fmt: skip
     try:

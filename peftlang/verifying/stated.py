@@ -52,6 +52,7 @@ def check_stated(placed: Placed, stated: Mapping[str, Any]) -> None:
     _check_rates(site, stated.get("rates"))
     initial = stated.get("initial")
     if initial is None:
+        _check_kinds(placed, stated, every=False)
         return
     claims: Mapping[str, Claim] = initial(
         facts_of(site), site.frozen.get("W"), site.frozen.get("b")
@@ -59,9 +60,8 @@ def check_stated(placed: Placed, stated: Mapping[str, Any]) -> None:
     defined = {d.name: d for d in placed.method.tensors}
     if set(claims) != set(defined):
         raise Broken(note=f"it has the tensors {_listed(defined)}, not {_listed(claims)}")
-    frozen, shared = stated.get("FROZEN", ()), stated.get("SHARED", {})
-    for name, definition in defined.items():
-        _check_kind(definition, frozen=name in frozen, shared=shared.get(name))
+    _check_kinds(placed, stated, every=True)
+    for name in defined:
         _check_start(placed, name, site.tensors[name].detach(), claims[name])
 
 
@@ -80,10 +80,23 @@ def check_positions(roles: Collection[str], stated: Mapping[str, Any]) -> None:
         raise Broken(note=f"it is placed on {', '.join(roles)}, not on {', '.join(wanted)}")
 
 
-def _check_kind(definition: TensorDef, *, frozen: bool, shared: str | None) -> None:
-    name = definition.name
+def _check_kinds(placed: Placed, stated: Mapping[str, Any], *, every: bool) -> None:
+    """What trains and what is shared, where the file says so; with ``every``, nothing else is."""
+    for definition in placed.method.tensors:
+        if every or "FROZEN" in stated:
+            _check_frozen(definition, frozen=definition.name in stated.get("FROZEN", ()))
+        if every or "SHARED" in stated:
+            _check_shared(definition, stated.get("SHARED", {}).get(definition.name))
+
+
+def _check_frozen(definition: TensorDef, *, frozen: bool) -> None:
     if definition.trainable is frozen:
-        raise Broken(note=f"`{name}` {'trains' if definition.trainable else 'does not train'}")
+        trains = "trains" if definition.trainable else "does not train"
+        raise Broken(note=f"`{definition.name}` {trains}")
+
+
+def _check_shared(definition: TensorDef, shared: str | None) -> None:
+    name = definition.name
     if definition.shared != shared:
         axis = {True: "not shared", False: f"shared across {definition.shared}"}
         raise Broken(note=f"`{name}` is {axis[definition.shared is None]}")

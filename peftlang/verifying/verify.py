@@ -8,14 +8,17 @@ from typing import Any
 from peftlang.ir.expr import Scalar
 from peftlang.ir.method import Contract, Use, fixed
 from peftlang.ir.proofs import Proof, prove
-from peftlang.verifying.comparing import compare, difference
+from peftlang.verifying.comparing import difference
+from peftlang.verifying.files import PythonReference
+from peftlang.verifying.fitted import Fitted
+from peftlang.verifying.holding import held, stated_at, title_of_tensors, wants_a_model
 from peftlang.verifying.properties import Check, GradientsFlow, check_of
 from peftlang.verifying.references import load_reference
 from peftlang.verifying.report import Report, Row
 from peftlang.verifying.running import Broken, CounterExample, Difference, search
 from peftlang.verifying.situation import Placed, Situation, placed, situations
 from peftlang.verifying.subject import Subject, roles_of
-from peftlang.verifying.whole import on_a_model
+from peftlang.verifying.whole import again, fitting, nowhere, on_a_model
 
 Observer = Callable[[str, int], None]
 """Told what is being checked, and on how many examples so far."""
@@ -28,7 +31,7 @@ def verify(
     /,
     *,
     against: str | Path | None = None,
-    model: str | None = None,
+    model: str | Sequence[str] | None = None,
     whole: bool = True,
     entry: str | None = None,
     at: str | None = None,
@@ -47,8 +50,9 @@ def verify(
     Args:
         spec: A ``.peft`` file, a name in the standard library, or spec text.
         against: A Python file with ``reference``, a spec, or ``prefix:name``. A file is run.
-        model: The model of the whole-model checks; None takes the cheapest preset that fits.
-        whole: Whether to check a whole model at all.
+        model: The model of the whole-model checks, or several; None takes the cheapest preset
+            that fits.
+        whole: Whether to check what every method should keep on a whole model.
         entry: Which adapter or method of the spec; needed when it has several.
         at: A selector in place of the position.
         overrides: Clauses in place of the spec's.
@@ -74,20 +78,23 @@ def verify(
             for contract in use.method.contracts
         ]
         rows.append(_flowing(subject, use, examples, seed, observe))
+    compared = False
     if reference is not None:
-        found = compare(subject, reference, examples=examples, seed=seed,
-                        tick=lambda n: observe(f"equals {reference.name}", n))  # fmt: skip
-        rows.append(Row(f"equals {reference.name}", "", "run", found.examples, found.worst,
-                        holds=found.failure is None, failure=found.failure))  # fmt: skip
-    on: str | None = None
-    if whole:
+        rows += held(subject, reference, examples, seed, observe)
+        compared = wants_a_model(subject, reference)
+    models: list[Fitted] = []
+    if whole or compared:
         observe("a whole model", 0)
-        on, more = on_a_model(subject, model)
-        rows += more
+        models = fitting(subject, [model] if isinstance(model, str) else model or ())
+        for fitted in models:
+            rows += on_a_model(fitted, reference, generic=whole, observe=observe)
+    if compared and not models:
+        raise nowhere(subject)
     promised = any(use.method.contracts for use in subject.default.uses)
     return Report(
-        subject, tuple(rows), None if against is None else str(against), on,
-        time.monotonic() - begun, generic_only=not promised and reference is None,
+        subject, tuple(rows), None if against is None else str(against),
+        tuple(fitted.name for fitted in models), time.monotonic() - begun,
+        generic_only=not promised and reference is None,
     )  # fmt: skip
 
 
@@ -134,9 +141,10 @@ def _tried(
 
 def replay(
     spec: str | Path, text: str, /, *, entry: str | None = None, at: str | None = None,
-    overrides: Sequence[str] = (), against: str | Path | None = None, **situation: Any,
+    overrides: Sequence[str] = (), against: str | Path | None = None, model: str | None = None,
+    **situation: Any,
 ) -> Difference | str:  # fmt: skip
-    """Run one property at one site again, as a counter-example's script does.
+    """Run one property at one site or on one model again, as a counter-example's script does.
 
     Args:
         spec: As for `verify`.
@@ -145,7 +153,9 @@ def replay(
         at: As for `verify`.
         overrides: As for `verify`.
         against: As for `verify`, where ``text`` is a comparison.
-        **situation: The fields of a `Situation`; ``args`` has every hyper-parameter.
+        model: The model, where ``text`` is of a whole model.
+        **situation: The fields of a `Situation`; ``args`` has every hyper-parameter. With a
+            model, ``args`` alone.
 
     Returns:
         The first differing place, or a sentence; ``"it holds"`` where it does.
@@ -153,6 +163,10 @@ def replay(
     Raises:
         PeftError: the spec or the reference is wrong.
     """
+    if model is not None:
+        given = situation.get("args", {})
+        fitted = Fitted(Subject(spec, entry, given, at, tuple(overrides)), model)
+        return again(fitted, text, None if against is None else load_reference(against))
     where = Situation(**situation)
     subject = Subject(spec, entry, where.args, at, tuple(overrides))
     here = placed(subject, where)
@@ -182,6 +196,8 @@ def _check_named(text: str, use: Use, subject: Subject, against: str | Path | No
             return check_of(contract, subject)
     assert against is not None, f"no property `{text}`"
     reference = load_reference(against)
+    if isinstance(reference, PythonReference) and text == title_of_tensors(reference):
+        return lambda here: stated_at(here, reference)
     return lambda here: difference(here, reference)
 
 

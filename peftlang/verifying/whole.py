@@ -2,156 +2,176 @@
 
 import copy
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from peftlang import merging, pipeline
 from peftlang.diagnostics import PeftError
-from peftlang.ir.expr import Scalar
-from peftlang.models import build, example_inputs, load_model
+from peftlang.runtime.adapted import of
+from peftlang.runtime.penalties import penalties
+from peftlang.verifying.comparing import checked
+from peftlang.verifying.files import PythonReference
+from peftlang.verifying.fitted import Fitted, output_of
+from peftlang.verifying.holding import wants_a_model
+from peftlang.verifying.modelled import equals_model, trains_alike
+from peftlang.verifying.properties import learned
+from peftlang.verifying.references import Reference
 from peftlang.verifying.report import Row
-from peftlang.verifying.running import CounterExample
+from peftlang.verifying.running import Broken, CounterExample, Difference
 from peftlang.verifying.subject import Subject
 
 PRESETS = ("tiny-llama", "tiny-bert", "tiny-t5", "tiny-vit")
 """From the cheapest on; the first that has the positions is taken."""
 
-LARGEST = 8
-"""Integers that the caller left free are cut to this, which suits the presets' widths."""
+Check = Callable[[], float]
 
 
-def small(subject: Subject) -> dict[str, Scalar]:
-    """Arguments for a tiny model."""
-    entry = subject.loaded.main(subject.entry)
-    large = {
-        h.name: LARGEST for h in entry.hypers
-        if h.kind == "int" and isinstance(h.default, int) and h.default > LARGEST
-    }  # fmt: skip
-    return {**large, **subject.args}
+def fitting(subject: Subject, names: Sequence[str]) -> list[Fitted]:
+    """The adapter on each model that is named, or else on the first preset that it fits.
+
+    Raises:
+        PeftError: a model is named and the spec does not fit it.
+    """
+    if names:
+        return [Fitted(subject, name) for name in names]
+    for name in PRESETS:
+        try:
+            return [Fitted(subject, name)]
+        except PeftError as error:
+            if not error.code.startswith("S"):
+                raise
+    return []
+
+
+def nowhere(subject: Subject) -> PeftError:
+    """The error that no preset has the positions, where a comparison wants a whole model."""
+    return PeftError(
+        f"no preset has the positions of `{subject.name}`, and the reference is of a whole model",
+        code="V814", help="name a model: `--model ID`",
+    )  # fmt: skip
 
 
 def on_a_model(
-    subject: Subject, name: str | None, inputs: Mapping[str, Any] | None = None
-) -> tuple[str | None, list[Row]]:
-    """Check an adapter on a whole model.
+    fitted: Fitted, reference: Reference | None = None, *, generic: bool = True,
+    observe: Callable[[str, int], None] = lambda _what, _count: None,
+) -> list[Row]:  # fmt: skip
+    """Check an adapter on a whole model: one row for each check.
 
     Args:
-        subject: What is verified.
-        name: A model; None takes the first preset that has the positions.
-        inputs: Values of what the spec declares as input; random when not given.
-
-    Returns:
-        The model's name, None when no preset has the positions, and one row for each check.
-
-    Raises:
-        PeftError: ``name`` is given and the spec does not fit that model.
+        fitted: The adapter on the model, as it starts.
+        reference: What to compare it with, where that says something of whole models.
+        generic: Whether to check what every adapter should keep.
+        observe: Told of progress.
     """
-    args = small(subject)
-    for candidate in (name,) if name else PRESETS:
-        try:
-            checks = _Checks(subject, candidate, args)
-        except PeftError as error:
-            if name is not None or not error.code.startswith("S"):
-                raise
-            continue
-        return candidate, checks.rows()
-    return None, []
+    checks = _Checks(fitted).all() if generic else []
+    if reference is not None and wants_a_model(fitted.subject, reference):
+        checks += _compared(fitted, reference)
+    rows = []
+    for title, check in checks:
+        observe(f"{title} ({fitted.name})", 0)
+        rows.append(_row(title, check, fitted))
+    return rows
+
+
+def _row(title: str, check: Check, fitted: Fitted) -> Row:
+    full = f"{title} ({fitted.name})"
+    try:
+        worst = check()
+    except _Untried as why:
+        return Row(full, "", "none", 0, 0.0, holds=True, reason=str(why))
+    except Broken as broken:
+        failure = CounterExample(title, None, broken.difference, broken.note, fitted.name)
+        return Row(full, "", "run", 1, 0.0, holds=False, reason=str(broken), failure=failure)
+    return Row(full, "", "run", 1, worst, holds=True)
+
+
+def again(fitted: Fitted, title: str, reference: Reference | None) -> Difference | str:
+    """Run the checks up to one of them again; see `verify.replay`."""
+    for row in on_a_model(fitted, reference):
+        if row.property == f"{title} ({fitted.name})":
+            failure = row.failure
+            return "it holds" if failure is None else failure.difference or failure.note
+    raise ValueError(f"no check is called {title!r}")
+
+
+def _compared(fitted: Fitted, reference: Reference) -> list[tuple[str, Check]]:
+    checks: list[tuple[str, Check]] = []
+    file = reference if isinstance(reference, PythonReference) else None
+    if file is not None and file.has("trained"):
+        checks.append((f"trains what {file.name} says", lambda: trains_alike(fitted, file)))
+    if file is None or file.has("reference_model"):
+        checks.append((f"equals {reference.name}", lambda: equals_model(fitted, reference)))
+    return checks
 
 
 class _Checks:
-    def __init__(self, subject: Subject, name: str, args: Mapping[str, Scalar]) -> None:
-        self._subject, self._args = subject, args
-        self._base = _loaded(name)
-        self._inputs = example_inputs(self._base)
-        self.model = self._adapted()
-        self._name = name
+    """What every adapter should keep, each as a function of the model as it was left before."""
 
-    def _adapted(self) -> nn.Module:
-        subject = self._subject
-        model = copy.deepcopy(self._base)
-        return pipeline.compile(
-            model, subject.spec, entry=subject.entry, at=subject.at, overrides=subject.overrides,
-            args=self._args, example_inputs=self._inputs,
-        )  # fmt: skip
+    def __init__(self, fitted: Fitted) -> None:
+        self._fitted = fitted
+        self.model = fitted.model
 
-    def rows(self) -> list[Row]:
+    def all(self) -> list[tuple[str, Check]]:
         """Every check, in an order in which each leaves the model fit for the next."""
-        view = pipeline.adapters(self.model)["default"]
-        promised = {c.property for use in self._subject.default.uses for c in use.method.contracts}
-        everywhere = [
-            {c.property for c in use.method.contracts} for use in self._subject.default.uses
-        ]
-        checks: list[tuple[str, Callable[[], float]]] = []
-        if everywhere and all("identity_at_init" in p for p in everywhere):
+        uses = self._fitted.subject.default.uses
+        promises = [{c.property for c in use.method.contracts} for use in uses]
+        checks: list[tuple[str, Check]] = []
+        if uses and all("identity_at_init" in p for p in promises):
             checks.append(("starts at the base", self._starts_at_the_base))
-        if view.trainable:
+        if self._fitted.view.trainable:
             checks += [
                 ("as many parameters as counted", self._count),
                 ("gradients reach every tensor", self._gradients),
                 ("the base stays frozen", self._frozen),
                 ("saved and loaded alike", self._saved),
             ]
-        if "mergeable" in promised and all("mergeable" in p for p in everywhere):
+        if uses and all(p & {"causal", "token_local"} for p in promises):
+            checks.append(("no token reads a later one", self._causal))
+        if uses and all("mergeable" in p for p in promises):
             checks.append(("merged equals unmerged", self._merged))
-        rows = [self._row(title, check) for title, check in checks]
-        return [row for row in rows if row is not None]
-
-    def _row(self, title: str, check: Callable[[], float]) -> Row | None:
-        title = f"{title} ({self._name})"
-        try:
-            worst = check()
-        except _Untried:
-            return None
-        except _Wrong as wrong:
-            failure = CounterExample(title, None, None, str(wrong))
-            return Row(title, "", "run", 1, 0.0, holds=False, reason=str(wrong), failure=failure)
-        return Row(title, "", "run", 1, worst, holds=True)
-
-    def _run(self, model: nn.Module) -> Any:
-        values = {}
-        for use in self._subject.build(self._args).uses:
-            for entry in use.method.inputs:
-                dims = [d.evaluate({k: int(v) for k, v in use.args.items() if isinstance(v, int)})
-                        for d in entry.dims]  # fmt: skip
-                values[entry.name] = torch.zeros([_rows(self._inputs), *dims], dtype=(
-                    torch.float32 if entry.kind == "float" else torch.long))  # fmt: skip
-        if values and model is not self._base:
-            with pipeline.inputs(model, **values):
-                return model(**self._inputs)
-        return model(**self._inputs)
+        return checks
 
     def _starts_at_the_base(self) -> float:
         with torch.no_grad():
-            base = copy.deepcopy(self._base).requires_grad_(False)
-            return _equal(_tensor(self._run(self.model)), _tensor(base(**self._inputs)), 0.0)
+            base = copy.deepcopy(self._fitted.base).requires_grad_(False)
+            wanted = output_of(base(**self._fitted.inputs))
+            return _equal(self._fitted.run(), wanted, 0.0)
 
     def _count(self) -> float:
-        plan = pipeline.adapters(self.model)["default"].plan
+        plan = self._fitted.view.plan
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         if trained != plan.trainable:
-            raise _Wrong(f"{trained} numbers train, and the plan counts {plan.trainable}")
+            raise Broken(note=f"{trained} numbers train, and the plan counts {plan.trainable}")
         return 0.0
 
     def _gradients(self) -> float:
-        self._randomise(self.model)
+        """By the output, of each tensor that it reads; by the penalty, of the others."""
+        self._fitted.randomise()
         self.model.zero_grad()
-        _tensor(self._run(self.model)).float().pow(2).mean().backward()
-        tensors = pipeline.adapters(self.model)["default"].parameters()
-        dead = [n for n, p in tensors.items() if p.grad is None or not bool(p.grad.abs().max() > 0)]
-        dead = [n for n in dead if not self._only_of_the_penalty(n)]
+        self._fitted.run().float().pow(2).mean().backward()
+        tensors = self._fitted.view.parameters()
+        dead = {n for n, p in tensors.items() if not _reached(p)}
+        elsewhere = {n for n in dead if self._only_of_the_penalty(n)}
+        if elsewhere:
+            total = sum(penalties(of(self.model)).values(), torch.zeros(()))
+            if total.requires_grad:
+                total.backward()
+            dead = (dead - elsewhere) | {n for n in elsewhere if not _reached(tensors[n])}
         if dead:
-            raise _Wrong(f"no gradient reaches `{dead[0]}`, nor {len(dead) - 1} more")
+            more = f", nor {len(dead) - 1} more" if len(dead) > 1 else ""
+            raise Broken(note=f"no gradient reaches `{min(dead)}`{more}")
         return 0.0
 
-    def _only_of_the_penalty(self, name: str) -> bool:
-        return any(use.method.penalties for use in self._subject.default.uses) and bool(name)
+    def _only_of_the_penalty(self, group: str) -> bool:
+        plan = self._fitted.view.plan
+        found = plan.groups[group]
+        methods = [plan.uses[label].method for label, _ in found.members if label in plan.uses]
+        return bool(methods) and all(found.tensor not in learned(m) for m in methods)
 
     def _frozen(self) -> float:
-        own = {id(p) for p in pipeline.adapters(self.model)["default"].parameters().values()}
+        own = {id(p) for p in self._fitted.view.parameters().values()}
         rest = {n: p for n, p in self.model.named_parameters() if id(p) not in own}
         kept = {n: p.detach().clone() for n, p in rest.items()}
         trained = [p for p in self.model.parameters() if p.requires_grad]
@@ -159,73 +179,62 @@ class _Checks:
         optimizer.step()
         changed = [n for n, p in rest.items() if not torch.equal(p.detach(), kept[n])]
         if changed:
-            raise _Wrong(f"an optimiser step changes `{changed[0]}` of the base")
+            raise Broken(note=f"an optimiser step changes `{changed[0]}` of the base")
         return 0.0
 
     def _saved(self) -> float:
         with tempfile.TemporaryDirectory() as folder:
             where = pipeline.save(self.model, Path(folder) / "adapter")
-            again = pipeline.load(copy.deepcopy(self._base), where, example_inputs=self._inputs)
-        theirs = pipeline.adapters(again)["default"].tensors()
-        for name, tensor in pipeline.adapters(self.model)["default"].tensors().items():
+            base = copy.deepcopy(self._fitted.base)
+            loaded = pipeline.load(base, where, example_inputs=self._fitted.inputs)
+        theirs = pipeline.adapters(loaded)["default"].tensors()
+        for name, tensor in self._fitted.view.tensors().items():
             if not torch.equal(theirs[name], tensor):
-                raise _Wrong(f"`{name}` is not what was saved")
+                raise Broken(note=f"`{name}` is not what was saved")
         return 0.0
+
+    def _causal(self) -> float:
+        """Where the base is causal, so is the adapted model: the last token moves no other."""
+        fitted = self._fitted
+        tokens = fitted.inputs.get("input_ids")
+        if not isinstance(tokens, torch.Tensor) or tokens.shape[-1] < 2:
+            raise _Untried("not tried: this model reads no tokens")
+        moved = tokens.clone()
+        moved[:, -1] = torch.where(moved[:, -1] > 1, moved[:, -1] - 1, moved[:, -1] + 1)
+        with torch.no_grad():
+            other = {**fitted.inputs, "input_ids": moved}
+            before = output_of(fitted.base(**fitted.inputs))
+            after = output_of(fitted.base(**other))
+            if before.shape != after.shape or not torch.equal(before[:, :-1], after[:, :-1]):
+                raise _Untried("not tried: in this model every token reads the others")
+            before, after = fitted.run(), fitted.run(other)
+        return checked("h at earlier tokens (the last one moved)", after[:, :-1], before[:, :-1],
+                       "float32")  # fmt: skip
 
     def _merged(self) -> float:
         with torch.no_grad():
-            expected = _tensor(self._run(self.model))
+            expected = self._fitted.run()
             try:
-                merged = merging.merge(self.model, example_inputs=self._inputs)
+                merged = merging.merge(self.model, example_inputs=self._fitted.inputs)
             except merging.NotMergeable as refused:
-                if all("has no bias" in site.reason for site in refused.sites):
-                    raise _Untried from None
-                raise _Wrong(refused.message) from None
-            return _equal(_tensor(merged(**self._inputs)), expected, 1e-4)
+                reasons = {site.reason for site in refused.sites}
+                if all("has no bias" in reason for reason in reasons):
+                    raise _Untried(f"not tried on this model: {min(reasons)}") from None
+                raise Broken(note=refused.message) from None
+            return _equal(output_of(merged(**self._fitted.inputs)), expected, 1e-4)
 
-    def _randomise(self, model: nn.Module) -> None:
-        generator = torch.Generator().manual_seed(7)
-        with torch.no_grad():
-            for _, tensor in sorted(pipeline.adapters(model)["default"].parameters().items()):
-                noise = torch.randn(tensor.shape, generator=generator)
-                tensor.add_(0.2 * noise.to(tensor))
+
+def _reached(parameter: torch.Tensor) -> bool:
+    gradient = parameter.grad
+    return gradient is not None and bool(gradient.abs().max() > 0)
 
 
 class _Untried(Exception):
     """The model cannot show it: it has no bias to take a constant, say."""
 
 
-class _Wrong(Exception):
-    """What a whole model shows to be wrong."""
-
-
-def _loaded(name: str) -> nn.Module:
-    from peftlang.models import PRESETS as KNOWN
-
-    model = build(name) if name in KNOWN else load_model(name)
-    if getattr(model, "loss_type", "") is None:
-        model.loss_type = None  # type: ignore[assignment]
-    return model.eval()
-
-
-def _rows(inputs: Mapping[str, Any]) -> int:
-    return next(int(v.shape[0]) for v in inputs.values() if isinstance(v, Tensor))
-
-
-def _tensor(output: Any) -> Tensor:
-    """The output's main tensor: the logits, or the first floating-point tensor."""
-    if isinstance(output, Tensor):
-        return output
-    found = getattr(output, "logits", None)
-    if isinstance(found, Tensor):
-        return found
-    values = output.values() if isinstance(output, Mapping) else output
-    floating = (v for v in values if isinstance(v, Tensor) and v.is_floating_point() and v.dim())
-    return next(floating)
-
-
-def _equal(got: Tensor, wanted: Tensor, tolerance: float) -> float:
+def _equal(got: torch.Tensor, wanted: torch.Tensor, tolerance: float) -> float:
     error = float((got - wanted).abs().max() / wanted.abs().max().clamp_min(1e-12))
     if not error <= tolerance:
-        raise _Wrong(f"outputs differ by {error:.3g}, relative to the largest")
+        raise Broken(note=f"outputs differ by {error:.3g}, relative to the largest")
     return error

@@ -108,7 +108,7 @@ def test_the_library_keeps_its_promises(name: str) -> None:
 def test_a_whole_model_confirms() -> None:
     report = peftlang.verify("lora", examples=2, args={"r": 2})
     assert report.holds
-    assert report.model == "tiny-llama"
+    assert report.models == ("tiny-llama",)
     titles = {row.property.partition(" (")[0] for row in report.rows}
     assert {"starts at the base", "saved and loaded alike", "merged equals unmerged"} <= titles
 

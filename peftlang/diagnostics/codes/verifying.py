@@ -100,4 +100,11 @@ VERIFYING: tuple[Code, ...] = (
         example="`ensure identity_at_init` where every tensor starts from a normal.",
         runs=False,
     ),
+    Code(
+        "V814",
+        "a comparison on a whole model that nothing fits",
+        "The reference is of a whole model, and no preset has the positions of the method.",
+        example="A file with `reference_model`, for a method on `cross_attn.core in encoder`.",
+        runs=False,
+    ),
 )

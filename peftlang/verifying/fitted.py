@@ -1,0 +1,139 @@
+"""A spec compiled for one small model."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peftlang import pipeline
+from peftlang.ir.expr import Scalar
+from peftlang.models import build, example_inputs, load_model
+from peftlang.verifying.subject import Subject
+
+LARGEST = 8
+"""Integers that the caller left free are cut to this, which suits the presets' widths."""
+
+
+def small(subject: Subject) -> dict[str, Scalar]:
+    """Arguments for a tiny model."""
+    entry = subject.loaded.main(subject.entry)
+    large = {
+        h.name: LARGEST for h in entry.hypers
+        if h.kind == "int" and isinstance(h.default, int) and h.default > LARGEST
+    }  # fmt: skip
+    return {**large, **subject.args}
+
+
+class Fitted:
+    """An adapter on a copy of a model, in eval mode.
+
+    Attributes:
+        subject: What is verified.
+        name: The model.
+        args: Every hyper-parameter that is not the spec's default.
+        base: The model without the adapter.
+        model: The adapted copy.
+        inputs: Keyword arguments of a small call.
+        given: Random values of what the spec declares as ``input``.
+
+    Raises:
+        PeftError: the spec does not fit the model.
+    """
+
+    def __init__(self, subject: Subject, name: str) -> None:
+        self.subject, self.name, self.args = subject, name, small(subject)
+        self.base = _loaded(name)
+        self.inputs = _varied(example_inputs(self.base), self.base)
+        self.model = self._adapted()
+        self.given = self._given()
+
+    def _adapted(self) -> nn.Module:
+        subject = self.subject
+        return pipeline.compile(
+            copy.deepcopy(self.base), subject.spec, entry=subject.entry, at=subject.at,
+            overrides=subject.overrides, args=self.args, example_inputs=self.inputs,
+        )  # fmt: skip
+
+    @property
+    def view(self) -> pipeline.AdapterView:
+        """The adapter, for looking at."""
+        return pipeline.adapters(self.model)["default"]
+
+    @property
+    def rows(self) -> int:
+        """Rows of the batch."""
+        return next(int(v.shape[0]) for v in self.inputs.values() if isinstance(v, Tensor))
+
+    def run(self, inputs: Mapping[str, Any] | None = None) -> Tensor:
+        """What the adapted model gives for the small call, or for another."""
+        wanted = self.inputs if inputs is None else inputs
+        if not self.given:
+            return output_of(self.model(**wanted))
+        with pipeline.inputs(self.model, **self.given):
+            return output_of(self.model(**wanted))
+
+    def _given(self) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(11)
+        found: dict[str, Tensor] = {}
+        for use in self.view.plan.uses.values():
+            sizes = {k: int(v) for k, v in use.args.items() if isinstance(v, int)}
+            for entry in use.method.inputs:
+                shape = [self.rows, *(d.evaluate(sizes) for d in entry.dims)]
+                limit = entry.limit.evaluate(sizes) if entry.limit is not None else 2
+                found[entry.name] = (
+                    torch.randn(shape, generator=generator) if entry.kind == "float"
+                    else torch.randint(limit, shape, generator=generator)
+                )  # fmt: skip
+        return found
+
+    def randomise(self) -> None:
+        """Move every tensor that trains away from where it starts."""
+        generator = torch.Generator().manual_seed(7)
+        with torch.no_grad():
+            for _, tensor in sorted(self.view.parameters().items()):
+                noise = torch.randn(tensor.shape, generator=generator)
+                tensor.add_(0.2 * noise.to(tensor))
+
+
+def _loaded(name: str) -> nn.Module:
+    from peftlang.models import PRESETS
+
+    model = build(name) if name in PRESETS else load_model(name)
+    if getattr(model, "loss_type", "") is None:
+        model.loss_type = None  # type: ignore[assignment]
+    return model.eval()
+
+
+def _varied(inputs: dict[str, Any], base: nn.Module) -> dict[str, Any]:
+    """Different tokens, and pictures that are not empty: equal ones would hide much."""
+    generator = torch.Generator().manual_seed(5)
+    embedding = getattr(base, "get_input_embeddings", lambda: None)()
+    vocabulary = int(getattr(embedding, "num_embeddings", 0))
+    apart = any(v.is_floating_point() for v in inputs.values() if isinstance(v, Tensor))
+    found = dict(inputs)
+    for name, value in inputs.items():
+        if not isinstance(value, Tensor):
+            continue
+        if value.is_floating_point():
+            found[name] = torch.randn(value.shape, generator=generator).to(value)
+        elif name.endswith("input_ids") and vocabulary > 3 and not apart:
+            found[name] = torch.randint(2, vocabulary, value.shape, generator=generator).to(value)
+    return found
+
+
+def output_of(output: Any) -> Tensor:
+    """A call's main tensor: the logits, or the first floating-point tensor.
+
+    Raises:
+        StopIteration: there is none.
+    """
+    if isinstance(output, Tensor):
+        return output
+    found = getattr(output, "logits", None)
+    if isinstance(found, Tensor):
+        return found
+    values = output.values() if isinstance(output, Mapping) else output
+    floating = (v for v in values if isinstance(v, Tensor) and v.is_floating_point() and v.dim())
+    return next(floating)
