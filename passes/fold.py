@@ -246,13 +246,17 @@ def _store_projection(host: Site, state: _State, weight: Tensor, offset: Tensor)
 
 
 def _run(job: _Job, state: _State, tokens: Tensor) -> Tensor:
-    """The adapted projection as a function of its input, ``[n, d_x]`` to ``[n, d_h]``."""
+    """The adapted projection as a function of its input, ``[n, d_x]`` to ``[n, d_h]``.
+
+    A new ``h`` follows from the new operands, and reads the old ones.
+    """
     values = {"x": tokens, **_weights(job.host, state)}
     for application in job.before:
         _advance(application, state, values, {"h": "x"})
+    new = dict(values)
     for application in job.own:
-        _advance(application, state, values, {}, targets={"x", "W", "b"})
-    values["h"] = torch.nn.functional.linear(values["x"], values["W"], values.get("b"))
+        _advance(application, state, new, {}, targets={"x", "W", "b"})
+    values["h"] = torch.nn.functional.linear(new["x"], new["W"], new.get("b"))
     for application in (*job.own, *job.after):
         _advance(application, state, values, {}, targets={"h"})
     return values["h"]
@@ -324,8 +328,10 @@ def _fold_norm_output(
     width = values["W"].numel()
     basis = torch.eye(width, dtype=torch.float64, device=values["W"].device)
 
+    old = _weights(job.host, state)
+
     def run(normalised: Tensor) -> Tensor:
-        inner = {**values, "h": normalised * values["W"] + values["b"]}
+        inner = {**old, "h": normalised * values["W"] + values["b"]}
         for application in job.own:
             _advance(application, state, inner, {}, targets={"h"})
         return inner["h"]

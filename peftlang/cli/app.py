@@ -92,8 +92,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _is_usage(error: PeftError) -> bool:
-    """The command line itself is wrong, or names a file that is not there."""
-    return error.code.startswith("C") or error.code in {"D601", "I901"}
+    """The command line itself is wrong, or names a file that is not there or not usable."""
+    return error.code.startswith("C") or error.code in {"D601", "I901"} | _REFERENCES
+
+
+_REFERENCES = {f"V8{number:02}" for number in range(1, 11)} | {"V814"}
+"""A reference that `--against` names and that cannot be used."""
 
 
 def _report_bug(error: Exception, *, debug: bool) -> None:

@@ -286,7 +286,7 @@ def _start(placed: Placed, definition: TensorDef, interpret: Interpreter) -> Ten
         value = interpret(init.expression)
         if not isinstance(value, Tensor):
             value = torch.full(shape, float(value))
-        spread: Tensor = value.expand(shape).clone()
+        spread: Tensor = value.expand(shape).clone() if value.dim() == 0 else value
         return spread
     assert init.name is not None
     call = InitCall(

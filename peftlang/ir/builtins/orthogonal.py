@@ -24,6 +24,12 @@ def _orthonormal_rule(call: Signature) -> Type:
 
 def _orthonormal(call: Evaluation) -> Any:
     """Gram-Schmidt on the rows, in order; a matrix whose rows are orthonormal is left as it is."""
+    rows, columns = (call.size(d) for d in call.types[0].dims)
+    if rows > columns:
+        raise PeftError(
+            f"`orthonormal` of {rows} rows of {columns} numbers each: no more than {columns} rows "
+            "can be orthonormal", code="S408", help="choose fewer rows",
+        )  # fmt: skip
     q, r = call.t.linalg.qr(call.precise(call.args[0]).transpose(-1, -2))
     return (q * call.t.diagonal(r).sgn()).transpose(-1, -2)
 
