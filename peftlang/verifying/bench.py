@@ -98,12 +98,13 @@ class Bench:
             x, gain = values["x"], values["W"]
             return torch.nn.functional.layer_norm(x, gain.shape, gain, values.get("b"))
         if scope is EMBED:
-            return torch.nn.functional.embedding(self._tokens(), values["W"])
+            return torch.nn.functional.embedding(self.embedded(), values["W"])
         if is_core(self.placed.situation.role):
             return attention(values["q"], values["k"], values["v"], self.mask, self.scale)
         return values["h"]
 
-    def _tokens(self) -> Tensor:
+    def embedded(self) -> Tensor:
+        """Ids that an embedding looks up, ``[batch, tokens]``."""
         sizes = self.placed.situation.sizes
         generator = _generator(self.placed, "tokens")
         return torch.randint(sizes["vocab"], (sizes["batch"], sizes["tokens"]), generator=generator)
@@ -122,12 +123,12 @@ class Bench:
         method = method or self.placed.method
         own = {**self.inputs, **(tensors or self.tensors)}
         values = self.values(leaves)
-        interpret = self._interpreter(method, own, values)
+        interpret = self.interpreter(method, own, values)
         early = [c for c in method.compositions if c.target != "h"]
         changed: Values = {c.target: self._cast(interpret(c.value)) for c in early}
         if changed:
             values = values | {"h": self.composed(values, changed).h}
-            interpret = self._interpreter(method, own, values)
+            interpret = self.interpreter(method, own, values)
         late = [c for c in method.compositions if c.target == "h"]
         changed |= {c.target: self._cast(interpret(c.value)) for c in late}
         return self.composed(values, changed)
@@ -137,7 +138,17 @@ class Bench:
         h = targets["h"] if "h" in targets else self.site_output(values | targets)
         return Outcome(h, targets)
 
-    def _interpreter(self, method: Method, own: Values, values: Values) -> Interpreter:
+    def interpreter(
+        self, method: Method, own: Values, values: Values, *, training: bool | None = None
+    ) -> Interpreter:
+        """Evaluates a method's expressions here.
+
+        Args:
+            method: The method.
+            own: Its tensors, inputs and streams.
+            values: The names in scope.
+            training: Whether in training mode; None as the situation says.
+        """
         sequential = method.insertion == "sequential"
 
         def lookup(name: str) -> Tensor:
@@ -151,7 +162,8 @@ class Bench:
             **site_sizes(method, self.placed.use.args, self.placed.site),
         }
         return Interpreter(
-            torch, sizes, lookup, training=self.placed.situation.training,
+            torch, sizes, lookup,
+            training=self.placed.situation.training if training is None else training,
             half=self.dtype in (torch.bfloat16, torch.float16),
             site=Product(self.mask, self.scale, values, self.tokens),
         )  # fmt: skip

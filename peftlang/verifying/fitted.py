@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from peftlang import pipeline
 from peftlang.ir.expr import Scalar
 from peftlang.models import build, example_inputs, load_model
+from peftlang.runtime.adapted import of
 from peftlang.verifying.subject import Subject
 
 LARGEST = 8
@@ -73,6 +74,14 @@ class Fitted:
             return output_of(self.model(**wanted))
         with pipeline.inputs(self.model, **self.given):
             return output_of(self.model(**wanted))
+
+    def penalty(self) -> Tensor:
+        """The sum of the adapter's penalties in a training call, a scalar."""
+        self.model.train()
+        self.run()
+        self.model.eval()
+        terms = of(self.model).terms.values()
+        return sum((term.float() for term in terms), torch.zeros(()))
 
     def _given(self) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(11)

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from peftlang.diagnostics import PeftError
+from peftlang.verifying.bench import bench
 from peftlang.verifying.comparing import compare
 from peftlang.verifying.files import PythonReference, describe
 from peftlang.verifying.others import SpecReference
@@ -129,7 +130,9 @@ def stated_at(here: Placed, file: PythonReference) -> float:
         return claims
 
     def penalty(site: Any, params: Any) -> Tensor:
-        found = file.call("penalty", {"site": site, "params": params}, where)
+        here_again = bench(here, initial=True)
+        values = {**here_again.values(), **here_again.inputs}
+        found = file.call("penalty", {**values, "site": site, "params": params}, where)
         if not isinstance(found, Tensor) or found.dim():
             raise PeftError(
                 f"`penalty` of {file.name} returned {describe(found)}", code="V804",

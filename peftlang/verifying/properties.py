@@ -132,7 +132,7 @@ def _mergeable(placed: Placed, _: Contract) -> float:
         raise Broken(note=f"`{role}` has no weights to take the change")
     site = unless_unfit(lambda: bench(placed))
     if scope is EMBED:
-        return 0.0
+        return _by_id(site)
     name = "h" if scope is not PROJECTION and "h" in site.leaves else "x"
     first, second, third = (_spread(site, name, key) for key in ("first", "second", "third"))
     outputs = unless_unfit(lambda: [
@@ -143,6 +143,15 @@ def _mergeable(placed: Placed, _: Contract) -> float:
     error = _close("h", mixed, outputs[0] + outputs[1] - outputs[2], tolerance)
     flat = mixed.flatten(0, 1)
     return max(error, _close("h", mixed, flat[0].expand_as(mixed), tolerance))
+
+
+def _by_id(site: Bench) -> float:
+    """The rows of an embedding take the change where equal tokens stay equal."""
+    with torch.no_grad():
+        h = unless_unfit(lambda: site.run().h).flatten(0, 1)
+    ids = site.embedded().flatten()
+    first = (ids.unsqueeze(1) == ids).int().argmax(1)
+    return _close("h", h, h[first], TOLERANCES[site.placed.situation.dtype])
 
 
 def _spread(site: Bench, name: str, key: str) -> Tensor:

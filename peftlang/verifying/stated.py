@@ -147,10 +147,10 @@ def _draws(placed: Placed, name: str, count: int) -> Iterator[Tensor]:
 
 def _check_penalty(site: Bench, penalty: Callable[..., Any] | None) -> None:
     """The penalty and its gradients are those of the file's function; 0 where it has none."""
-    interpret = Interpreter(
-        torch, site.placed.sizes, {**site.values(), **site.tensors}.__getitem__, training=True
-    )
-    ours = [torch.as_tensor(interpret(p)) for p in site.placed.method.penalties]
+    method = site.placed.method
+    own = {**site.inputs, **site.tensors}
+    interpret = site.interpreter(method, own, site.values(), training=True)
+    ours = [torch.as_tensor(interpret(p)) for p in method.penalties]
     theirs = [] if penalty is None else [penalty(facts_of(site), Params(site.tensors))]
     got, wanted = (sum(terms, torch.zeros(())) for terms in (ours, theirs))
     checked("penalty", got, wanted, "float32")

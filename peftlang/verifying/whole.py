@@ -9,8 +9,6 @@ import torch
 
 from peftlang import merging, pipeline
 from peftlang.diagnostics import PeftError
-from peftlang.runtime.adapted import of
-from peftlang.runtime.penalties import penalties
 from peftlang.verifying.comparing import checked
 from peftlang.verifying.files import PythonReference
 from peftlang.verifying.fitted import Fitted, output_of
@@ -155,7 +153,7 @@ class _Checks:
         dead = {n for n, p in tensors.items() if not _reached(p)}
         elsewhere = {n for n in dead if self._only_of_the_penalty(n)}
         if elsewhere:
-            total = sum(penalties(of(self.model)).values(), torch.zeros(()))
+            total = self._fitted.penalty()
             if total.requires_grad:
                 total.backward()
             dead = (dead - elsewhere) | {n for n in elsewhere if not _reached(tensors[n])}

@@ -36,12 +36,13 @@ WRONG = {
     "core": ("mergeable", "param g[d_head] ~ ones", "h = g * h", "attn.core"),
     "count": ("trainable == r * d_x", "", LOW_RANK, "attn.q"),
     "local": ("token_local", "param g[d_head] ~ ones", "k = g * k", "attn.core"),
+    "causal": ("causal", "", "h = h + pool(h, causal = false)", "attn.q"),
     "rank": ("rank(D) <= 1", "let D = B @ A", LOW_RANK, "attn.q"),
     "orthogonal": ("orthogonal(Q)", "param Q[d_x, d_x] ~ eye", "W = W @ Q", "attn.q"),
     "symmetric": ("symmetric(Q)", "param Q[d_x, d_x] ~ eye", "W = W @ Q", "attn.q"),
     "equivalent": ("equivalent(twice(r = r))", "", LOW_RANK, "attn.q"),
 }
-HOW = {"zero": "both", "core": "both", "count": "both", "local": "refuted"}
+HOW = {"causal": "both", "zero": "both", "core": "both", "count": "both", "local": "refuted"}
 TWICE = """method twice(r: int = 2) {
     param A[r, d_x] ~ normal
     param B[d_h, r] ~ zeros
@@ -85,6 +86,18 @@ def test_a_counter_example_is_the_smallest_and_its_script_shows_it(tmp_path: Pat
         [sys.executable, "-c", text], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     assert done.stdout.strip() == str(row.failure.difference)
+
+
+@pytest.mark.parametrize(("factor", "holds"), [("h", True), ("pool(h, causal = false)", False)])
+def test_rows_of_an_embedding_take_what_is_alike_for_equal_tokens(
+    factor: str, *, holds: bool
+) -> None:
+    text = (
+        "method e { param g[d_h] ~ normal position embed "
+        f"composition h = h + g * {factor} ensure mergeable }}"
+    )
+    row = verify(text, examples=12, whole=False).rows[0]
+    assert (row.property, row.holds) == ("mergeable", holds)
 
 
 def test_tensors_correspond_as_the_contract_says() -> None:
