@@ -49,6 +49,8 @@ class Fitted:
         self.inputs = _varied(example_inputs(self.base), self.base)
         self.model = self._adapted()
         self.given = self._given()
+        parameters = self.view.parameters().items()
+        self._starts = {name: value.detach().clone() for name, value in parameters}
 
     def _adapted(self) -> nn.Module:
         subject = self.subject
@@ -98,12 +100,12 @@ class Fitted:
         return found
 
     def randomise(self) -> None:
-        """Move every tensor that trains away from where it starts."""
+        """Move every tensor that trains away from where it started, whatever it is by now."""
         generator = torch.Generator().manual_seed(7)
         with torch.no_grad():
-            for _, tensor in sorted(self.view.parameters().items()):
+            for name, tensor in sorted(self.view.parameters().items()):
                 noise = torch.randn(tensor.shape, generator=generator)
-                tensor.add_(0.2 * noise.to(tensor))
+                tensor.copy_(self._starts[name] + 0.2 * noise.to(tensor))
 
 
 def _loaded(name: str) -> nn.Module:

@@ -63,9 +63,11 @@ def on_a_model(
         generic: Whether to check what every adapter should keep.
         observe: Told of progress.
     """
-    checks = _Checks(fitted).all() if generic else []
+    own = _Checks(fitted)
+    checks = own.adapted() if generic else []
     if reference is not None and wants_a_model(fitted.subject, reference):
         checks += _compared(fitted, reference)
+    checks += own.merged() if generic else []
     rows = []
     for title, check in checks:
         observe(f"{title} ({fitted.name})", 0)
@@ -111,12 +113,22 @@ class _Checks:
         self._fitted = fitted
         self.model = fitted.model
 
-    def all(self) -> list[tuple[str, Check]]:
-        """Every check, in an order in which each leaves the model fit for the next."""
+    @property
+    def _promises(self) -> list[set[str]]:
         uses = self._fitted.subject.default.uses
-        promises = [{c.property for c in use.method.contracts} for use in uses]
+        return [{c.property for c in use.method.contracts} for use in uses]
+
+    def merged(self) -> list[tuple[str, Check]]:
+        """The last check: after it the adapter is gone."""
+        promises = self._promises
+        mergeable = bool(promises) and all("mergeable" in p for p in promises)
+        return [("merged equals unmerged", self._merged)] if mergeable else []
+
+    def adapted(self) -> list[tuple[str, Check]]:
+        """Checks of the adapted model, each of which leaves it fit for the next."""
+        promises = self._promises
         checks: list[tuple[str, Check]] = []
-        if uses and all("identity_at_init" in p for p in promises):
+        if promises and all("identity_at_init" in p for p in promises):
             checks.append(("starts at the base", self._starts_at_the_base))
         if self._fitted.view.trainable:
             checks += [
@@ -125,10 +137,8 @@ class _Checks:
                 ("the base stays frozen", self._frozen),
                 ("saved and loaded alike", self._saved),
             ]
-        if uses and all(p & {"causal", "token_local"} for p in promises):
+        if promises and all(p & {"causal", "token_local"} for p in promises):
             checks.append(("no token reads a later one", self._causal))
-        if uses and all("mergeable" in p for p in promises):
-            checks.append(("merged equals unmerged", self._merged))
         return checks
 
     def _starts_at_the_base(self) -> float:

@@ -161,7 +161,9 @@ method together {
     param s[d_x] ~ ones
     param A[d_h, d_x] ~ zeros
     position    attn.q
-    composition x = s * x, W = 2 * W, h = h + A @ x + W @ x
+    composition x = s * x
+    composition W = 2 * W
+    composition h = h + A @ x + W @ x
 }
 """
 
