@@ -156,25 +156,6 @@ def test_a_scaling_of_the_inner_activation_folds_into_the_projection_that_reads_
     torch.testing.assert_close(after, expected, rtol=1e-6, atol=0)
 
 
-TOGETHER = """
-method together {
-    param s[d_x] ~ ones
-    param A[d_h, d_x] ~ zeros
-    position    attn.q
-    composition x = s * x
-    composition W = 2 * W
-    composition h = h + A @ x + W @ x
-}
-"""
-
-
-def test_clauses_that_act_together_read_the_old_values() -> None:
-    model = peftlang.compile(build("tiny-llama").eval(), TOGETHER)
-    randomise(peftlang.adapters(model)["default"].parameters())
-    expected = logits(model, "tiny-llama")
-    assert relative(logits(peftlang.merge(model), "tiny-llama"), expected) < 1e-5
-
-
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
 def test_merging_lora_equals_the_merge_of_hf_peft() -> None:
     ours = adapted("tiny-llama", spec("lora"))

@@ -42,7 +42,7 @@ WRONG = {
     "symmetric": ("symmetric(Q)", "param Q[d_x, d_x] ~ eye", "W = W @ Q", "attn.q"),
     "equivalent": ("equivalent(twice(r = r))", "", LOW_RANK, "attn.q"),
 }
-HOW = {"causal": "both", "zero": "both", "core": "both", "count": "both", "local": "refuted"}
+HOW = {"zero": "both", "core": "both", "count": "both", "local": "refuted"}
 TWICE = """method twice(r: int = 2) {
     param A[r, d_x] ~ normal
     param B[d_h, r] ~ zeros
