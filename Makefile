@@ -41,8 +41,8 @@ format: $(VENV)/.ready-test  ## rewrite Python and .peft files in their one layo
 golden: $(VENV)/.ready-test  ## rewrite the golden files; read the difference before committing it
 	$(bin)/python -m pytest -q --update-golden tests
 
-docs: $(VENV)/.ready  ## rewrite the generated pages of docs/
-	$(bin)/python docs/generate.py
+docs: $(VENV)/.ready  ## rewrite the generated pages of docs/ and specs/
+	$(bin)/python -m docs.generate
 
 wheel: $(VENV)/.ready-test  ## build sdist and wheel into dist/
 	$(bin)/python -m build

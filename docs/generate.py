@@ -1,4 +1,4 @@
-"""Rewrites the generated parts of the documentation: the list of errors, the table of functions.
+"""Rewrites the generated parts of the documentation: errors, functions, the library of methods.
 
 `make docs` runs this; a test fails when a page is not what this would write.
 """
@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from docs.library import SPECS, library_table
 from peftlang.diagnostics import CODES, Code
 from peftlang.ir.builtins import BUILTINS
 from peftlang.ir.inits import INITIALISERS
@@ -94,9 +95,11 @@ def pages() -> dict[Path, str]:
     text = language.read_text("utf-8")
     text = with_region(text, "functions", functions_table())
     text = with_region(text, "initialisers", initialisers_table())
+    library = SPECS / "README.md"
     return {
         HERE / "errors.md": errors_page(),
         language: text,
+        library: with_region(library.read_text("utf-8"), "methods", library_table()),
     }
 
 

@@ -6,7 +6,9 @@ import sys
 import pytest
 
 from docs.generate import FAMILIES, pages, with_region
+from docs.library import SPECS, parameters, source
 from peftlang.diagnostics import CODES
+from peftlang.lower import build, load
 
 
 def test_pages_are_up_to_date() -> None:
@@ -21,6 +23,16 @@ def test_every_family_has_a_heading() -> None:
 def test_a_missing_region_is_said() -> None:
     with pytest.raises(ValueError, match="no region 'functions'"):
         with_region("nothing here", "functions", "text")
+
+
+def test_every_spec_names_its_source() -> None:
+    unnamed = [p.stem for p in SPECS.glob("*.peft") if not source(build(load(p)).doc)]
+    assert not unnamed, "say `Authors YEAR` in the documentation"
+
+
+def test_shared_numbers_are_counted_apart() -> None:
+    (use,) = build(load("compacter")).uses
+    assert parameters(use) == "`3 * d_h + 3 * r`<br>`n ** 3` across model"
 
 
 def test_generating_needs_no_torch() -> None:
