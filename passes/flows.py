@@ -15,7 +15,7 @@ from peftlang.passes.streams import Chain, Streams, chain_of
 from peftlang.passes.views import SiteView
 
 if TYPE_CHECKING:
-    from peftlang.passes.insert import Application
+    from peftlang.passes.steps import Application
 
 
 def reads_activations(penalty: Expr) -> bool:

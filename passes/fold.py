@@ -19,10 +19,9 @@ from torch import Tensor
 from peftlang.ir.expr import names
 from peftlang.ir.interpret import Interpreter
 from peftlang.ir.linearity import Degree, dependence
-from peftlang.ir.method import Composition
 from peftlang.ir.plan import TRAINED, Site
-from peftlang.passes.insert import Application, applications
 from peftlang.passes.rewriting import ActivePlan
+from peftlang.passes.steps import Application, applications
 from peftlang.passes.views import scattered, select
 
 PROJECTIONS = frozenset(
@@ -248,18 +247,40 @@ def _store_projection(host: Site, state: _State, weight: Tensor, offset: Tensor)
 def _run(job: _Job, state: _State, tokens: Tensor) -> Tensor:
     """The adapted projection as a function of its input, ``[n, d_x]`` to ``[n, d_h]``.
 
-    A new ``h`` follows from the new operands, and reads the old ones.
+    ``h`` follows from the new operands.
     """
     values = {"x": tokens, **_weights(job.host, state)}
     for application in job.before:
         _advance(application, state, values, {"h": "x"})
-    new = dict(values)
-    for application in job.own:
-        _advance(application, state, new, {}, targets={"x", "W", "b"})
-    values["h"] = torch.nn.functional.linear(new["x"], new["W"], new.get("b"))
-    for application in (*job.own, *job.after):
+    new, found = _operands(job.own, state, values)
+    h = torch.nn.functional.linear(new["x"], new["W"], new.get("b"))
+    return _result([*found, *((application, new) for application in job.after)], state, h)
+
+
+Found = list[tuple[Application, dict[str, Tensor]]]
+
+
+def _operands(
+    applications: Iterable[Application], state: _State, values: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], Found]:
+    """The operands after all changes, and each application with those that it finds.
+
+    All clauses of a method read the old values, and the methods before it have acted.
+    """
+    values, found = dict(values), []
+    for application in applications:
+        found.append((application, dict(values)))
+        _advance(application, state, values, {}, targets={"x", "W", "b"})
+    return values, found
+
+
+def _result(found: Found, state: _State, h: Tensor) -> Tensor:
+    """``h`` after every change of it."""
+    for application, operands in found:
+        values = {**operands, "h": h}
         _advance(application, state, values, {}, targets={"h"})
-    return values["h"]
+        h = values["h"]
+    return h
 
 
 def _weights(host: Site, state: _State) -> dict[str, Tensor]:
@@ -305,13 +326,12 @@ def _fold_norm(job: _Job, state: _State) -> None:
     host = job.host
     for application in job.own:
         _check_affine(application, {"h"}, {"x"})
-    values = _weights(host, state)
-    values.setdefault("b", torch.zeros_like(values["W"]))
-    for application in job.own:
-        _advance(application, state, values, {}, targets={"W", "b"})
+    old = _weights(host, state)
+    old.setdefault("b", torch.zeros_like(old["W"]))
+    values, found = _operands(job.own, state, old)
     changes = [c for a in job.own for c in a.method.compositions if c.target == "h"]
     if changes:
-        _fold_norm_output(job, state, values, changes)
+        _fold_norm_output(job, state, values, found)
     assert host.weight is not None
     state.put(host.weight, values["W"])
     if host.bias is not None:
@@ -320,21 +340,14 @@ def _fold_norm(job: _Job, state: _State) -> None:
         raise _Refusal("it adds a constant, and the norm has no bias to hold it")
 
 
-def _fold_norm_output(
-    job: _Job, state: _State, values: dict[str, Tensor], changes: list[Composition]
-) -> None:
-    if "b" not in _weights(job.host, state) and changes:
+def _fold_norm_output(job: _Job, state: _State, values: dict[str, Tensor], found: Found) -> None:
+    if "b" not in _weights(job.host, state):
         raise _Refusal("the norm's gain may be stored with an offset, so scaling it is not sure")
     width = values["W"].numel()
     basis = torch.eye(width, dtype=torch.float64, device=values["W"].device)
 
-    old = _weights(job.host, state)
-
     def run(normalised: Tensor) -> Tensor:
-        inner = {**old, "h": normalised * values["W"] + values["b"]}
-        for application in job.own:
-            _advance(application, state, inner, {}, targets={"h"})
-        return inner["h"]
+        return _result(found, state, normalised * values["W"] + values["b"])
 
     offset = run(torch.zeros(1, width, dtype=torch.float64, device=basis.device))[0]
     matrix = run(basis) - offset
@@ -350,10 +363,5 @@ def _fold_embedding(job: _Job, state: _State) -> None:
     host = job.host
     if host.transposed or host.weight is None or state.get(host.weight).dim() != 2:
         raise _Refusal("a patch embedding takes changes of its weight alone")
-    values = {"W": state.get(host.weight)}
-    for application in job.own:
-        _advance(application, state, values, {}, targets={"W"})
-    values["h"] = values["W"]
-    for application in job.own:
-        _advance(application, state, values, {}, targets={"h"})
-    state.put(host.weight, values["h"])
+    values, found = _operands(job.own, state, {"W": state.get(host.weight)})
+    state.put(host.weight, _result(found, state, values["W"]))

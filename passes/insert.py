@@ -5,8 +5,8 @@ active methods say, adapter values are read from attributes that carry a slot na
 without sites is unchanged.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,55 +18,15 @@ from peftlang.ir.builtins import BUILTINS
 from peftlang.ir.dims import Dim
 from peftlang.ir.expr import Apply, Expr, Ref, names, postorder
 from peftlang.ir.interpret import Interpreter
-from peftlang.ir.method import Composition, Method, fixed
-from peftlang.ir.plan import TRAINED, Placement, Site
-from peftlang.ir.sizes import site_sizes
+from peftlang.ir.method import Composition
+from peftlang.ir.plan import TRAINED
 from peftlang.passes.attention_view import AttentionView
-from peftlang.passes.flows import Flows, reads_activations
+from peftlang.passes.flows import Flows
 from peftlang.passes.lengthen import lengthen
-from peftlang.passes.occurrence import Located, Occurrence
 from peftlang.passes.rewriting import SLOT, ActivePlan, Emission, Rewriting, SlotReads
+from peftlang.passes.steps import Application, Step, applications, outermost_first
 from peftlang.passes.streams import Streams, view_of
 from peftlang.passes.views import SiteView
-
-NESTING = ("block", "ffn", "cross_attn", "attn")
-"""Positions whose ``h`` may be one node: the outer acts after the inner."""
-
-
-@dataclass(frozen=True, eq=False)
-class Application:
-    """One method at one site: whose tensors, which expressions, at which sizes."""
-
-    adapter: str
-    placement: Placement
-    method: Method
-    site: Site
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Sizes of every dimension: the site's, and the integer hyper-parameters."""
-        return site_sizes(
-            self.method, self.placement.args, self.site, self.placement.tapped_sizes(self.site.id)
-        )
-
-    @property
-    def carried(self) -> set[str]:
-        """Names of the states that the method carries."""
-        return {carry.name for carry in self.method.carries}
-
-    @property
-    def penalised(self) -> bool:
-        """Whether a penalty reads what runs at the site."""
-        return any(map(reads_activations, self.method.penalties))
-
-    def slot(self, tensor: str) -> str | None:
-        """Slot that holds the method's tensor or input of that name."""
-        group = self.placement.tensors.get(self.site.id, {}).get(tensor)
-        if group is not None:
-            return f"{self.adapter}.{group}"
-        if any(entry.name == tensor for entry in self.method.inputs):
-            return f"input.{tensor}"
-        return None
 
 
 def insert(work: Rewriting) -> None:
@@ -76,7 +36,7 @@ def insert(work: Rewriting) -> None:
     streams = Streams(work, [SlotReads(graph, work) for graph in work.graphs])
     for index, (graph, located) in enumerate(zip(work.graphs, work.located, strict=True)):
         write = _Writer(work, streams, index)
-        for step in _outermost_first(located, by_site, orders[index]):
+        for step in outermost_first(located, by_site, orders[index]):
             write(step)
         _replace_trained(graph, work.active, streams.reads[index])
     streams.finish()
@@ -96,108 +56,6 @@ def _replace_trained(graph: CapturedGraph, active: Iterable[ActivePlan], reads: 
             node.replace_all_uses_with(copy)
 
 
-def applications(active: Iterable[ActivePlan]) -> dict[str, list[Application]]:
-    """What acts at each site, by the site's id, in the order in which it acts."""
-    found: dict[str, list[Application]] = {}
-    for adapter in active:
-        for placement in adapter.plan.placements:
-            use = adapter.plan.uses[placement.label]
-            method = fixed(use.method, use.args)
-            for site in placement.sites:
-                found.setdefault(site, []).append(
-                    Application(adapter.name, placement, method, adapter.plan.sites[site])
-                )
-    return found
-
-
-Change = tuple[Application, Composition | None]
-
-
-@dataclass(frozen=True)
-class Step:
-    """What is written at one point for one occurrence.
-
-    Attributes:
-        occurrence: The place.
-        changes: In order of placement; without a composition for what only adds a penalty.
-        after: Whether it follows the site's computation, and changes ``h``; else it comes
-            before, and changes what the site reads.
-    """
-
-    occurrence: Occurrence
-    changes: tuple[Change, ...]
-    after: bool
-
-    @property
-    def applications(self) -> list[Application]:
-        """What acts, once for each change."""
-        return [application for application, _ in self.changes]
-
-    @property
-    def targets(self) -> set[str]:
-        own = {name for a, _ in self.changes for name in a.carried}
-        return {c.target for _, c in self.changes if c is not None} - own
-
-    @property
-    def results(self) -> set[str]:
-        """What is made anew: a change of ``x`` after the site is one of ``h``."""
-        return {"h" if target == "x" and self.after else target for target in self.targets}
-
-    @property
-    def entering(self) -> bool:
-        """Whether it changes what a whole layer reads."""
-        return not self.after and self.occurrence.site.role == "block"
-
-
-def _outermost_first(
-    located: Located, by_site: dict[str, list[Application]], order: list[Node]
-) -> list[Step]:
-    """Steps from the end of the graph to its beginning.
-
-    What a site reads lies before what it changes. Going backwards, everything that a site reads
-    is still as captured when its operations are written, and follows when it changes later.
-    """
-    position = {node: index for index, node in enumerate(order)}
-    steps = [
-        step
-        for site, occurrences in located.found.items()
-        for occurrence in occurrences
-        for step in _steps(by_site.get(site, ()), occurrence)
-    ]
-
-    def key(step: Step) -> tuple[float, int]:
-        occurrence, role = step.occurrence, step.occurrence.site.role
-        nesting = NESTING.index(role) if role in NESTING else len(NESTING)
-        if step.entering:
-            # After all that stands inside the layer, before the one that gives it its input.
-            return -position[occurrence.values["x"]] - 0.25, nesting
-        last = position[occurrence.values["h"] if step.after else occurrence.call]
-        return -last if step.after else 0.5 - last, nesting
-
-    return sorted(steps, key=key)
-
-
-def _steps(applications: Iterable[Application], occurrence: Occurrence) -> Iterator[Step]:
-    """Changes of ``h`` apart from changes of what the site reads; each in order of placement.
-
-    A role that is a slice of a fused projection shares its ``x`` with the other slices, so a
-    change of ``x`` is there a change of the slice of ``h``.
-    """
-    sliced = occurrence.site.rows is not None and not occurrence.sliced
-    late = {"h", "x"} if sliced else {"h"}
-    changes: dict[bool, list[Change]] = {True: [], False: []}
-    for application in applications:
-        own = [(c.target in late | application.carried, c) for c in application.method.compositions]
-        for after, composition in own:
-            changes[after].append((application, composition))
-        if application.penalised and not any(after for after, _ in own):
-            changes[True].append((application, None))
-    for after in (True, False):
-        chosen = tuple(changes[after])
-        if chosen:
-            yield Step(occurrence, chosen, after)
-
-
 class _Writer:
     """Writes applications into one graph.
 
@@ -213,31 +71,35 @@ class _Writer:
         self._written: dict[Node, set[Node]] = {}
         self._before: dict[Node, Node] = {}
         self._all: set[Node] = set()
+        self._held: dict[int, list[tuple[int, str, Node]]] = {}
 
     def __call__(self, step: Step) -> None:
         for application, _ in step.changes:
             for name in _tensor_names(application):
                 self.reads(name)
         written = self._written.setdefault(step.occurrence.call, set())
-        flows = [
-            Flows(self.streams, self.graph, a, step.occurrence)
-            for a in dict.fromkeys(step.applications)
-        ]
+        flows = [Flows(self.streams, self.graph, a, step.occurrence) for a in step.applications]
         arrived = {node for flow in flows for node in flow.arrived.values()}
         earlier = self._all if step.entering else written
         with Emission(self._anchor(step, arrived), earlier=earlier) as emission:
             view = view_of(step.occurrence, emission, self.reads)
             if not step.after:
                 view.known = "q" if step.occurrence.product is not None else "x"
+            found: list[tuple[Node, Node]] = []
             for flow in flows:
+                found += self._as_found(step, view, before=step.ranks[flow.application] + 1)
                 self._apply(flow, view, step)
+            found += self._as_found(step, view, before=len(step.ranks))
             _commit(view, step)
+        for held, value in found:
+            held.args = (value,)
         written |= emission.made
         self._all |= emission.made
 
     def _apply(self, flow: Flows, view: SiteView, step: Step) -> None:
         application = flow.application
         chosen = [c for a, c in step.changes if a is application and c is not None]
+        self._hold(application, view, step)
         interpret = _interpreter(application, view, self.reads, self.work, flow)
         values = [_cast(interpret(c.value), view, c, application) for c in chosen]
         if step.after and application.penalised and self.work.training(application.site.path):
@@ -249,6 +111,25 @@ class _Writer:
             view.set(composition.target, value)
             if step.after and composition.target == "x":
                 view.recompute()
+
+    def _hold(self, application: Application, view: SiteView, step: Step) -> None:
+        """Read the operands as the application finds them: a step still to come says what that is.
+
+        All clauses of a method read the old values, and the methods before it have acted.
+        """
+        for name in sorted(step.moving & _names_read(application, step)):
+            node = self.streams.hold(self.graph, view.emission, step.occurrence.values[name])
+            held = replace(step.occurrence, values={**step.occurrence.values, name: node})
+            view.set(name, view_of(held, view.emission, self.reads).read(name))
+            entry = (step.ranks[application], name, node)
+            self._held.setdefault(id(step.occurrence), []).append(entry)
+
+    def _as_found(self, step: Step, view: SiteView, *, before: int) -> list[tuple[Node, Node]]:
+        """What is held for applications up to a rank, each with the value that it stands for."""
+        held = self._held.get(id(step.occurrence), [])
+        ready = [e for e in held if e[0] < before and e[1] in step.targets]
+        self._held[id(step.occurrence)] = [e for e in held if e not in ready]
+        return [(node, view.current(name)) for _, name, node in ready]
 
     def _anchor(self, step: Step, arrived: set[Node]) -> Node:
         """The node after which a step is written: as late as its target allows.
@@ -298,14 +179,17 @@ def _ends_with_keys(value: Expr) -> bool:
     return is_concat and "keys" in value.args[-1].type.dims[0].symbols  # type: ignore[union-attr]
 
 
+def _names_read(application: Application, step: Step) -> set[str]:
+    """Names in scope that the expressions of a step read, as the site has them."""
+    method = application.method
+    values = [c.value for a, c in step.changes if a is application and c is not None]
+    found = names(*values, *method.penalties, *(c.init for c in method.carries))
+    return {"h" if name == "x" and method.insertion == "sequential" else name for name in found}
+
+
 def _needed(step: Step) -> set[Node]:
     values, product = step.occurrence.values, step.occurrence.product
-    read: set[str] = set(step.targets)
-    for application, composition in step.changes:
-        found = names(*([composition.value] if composition else application.method.penalties))
-        found |= names(*application.method.penalties, *(c.init for c in application.method.carries))
-        sequential = application.method.insertion == "sequential"
-        read |= {"h" if name == "x" and sequential else name for name in found}
+    read = step.targets.union(*(_names_read(a, step) for a in step.applications))
     nodes = {values[name] for name in read if name in values}
     if product is not None:
         parts = (product.mask, product.softmax and product.softmax.all_input_nodes[0])

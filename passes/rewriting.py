@@ -145,6 +145,12 @@ class Emission:
     def proxy(self, node: Node) -> Proxy:
         return Proxy(node, self._tracer)
 
+    def stand_in(self, mark: Callable[..., Any], node: Node) -> Node:
+        """A call of ``mark`` on a node, which says what the node says of itself."""
+        proxy = self._tracer.create_proxy("call_function", mark, (self.proxy(node),), {})
+        proxy.node.meta.update(node.meta)
+        return proxy.node
+
     def replace(self, old: Node, new: Any, *, only_in: tuple[Node, ...] = ()) -> None:
         """Let the users of ``old`` read ``new``, but for the operations written here.
 

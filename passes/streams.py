@@ -158,6 +158,12 @@ class Streams:
                 _, graph, node = max(left, key=lambda entry: entry[0])
                 self._exports[chain.slot] = graph, node
 
+    def hold(self, graph: int, emission: Emission, node: Node) -> Node:
+        """A stand-in, written by ``emission``, for a value that a later step may change."""
+        held = emission.stand_in(same, node)
+        self._stand_ins.append((graph, held))
+        return held
+
     # The end
 
     def finish(self) -> None:

@@ -53,10 +53,17 @@ class SiteView:
         """The new value of ``target`` in the captured layout."""
         return self._written[target]
 
+    def current(self, name: str) -> Node:
+        """The node of the current value of ``name`` in the captured layout."""
+        if name not in self._written:
+            return self.node(name)
+        node: Node = self.restored(name).node
+        return node
+
     def recompute(self) -> None:
-        """Compute ``h`` from the current ``x``."""
-        bias = self.get("b") if "b" in self.occurrence.values else None
-        self.set("h", torch.nn.functional.linear(self.get("x"), self.get("W"), bias))
+        """Compute ``h`` from the current ``x``, and from the weights that the site will have."""
+        bias = self.read("b") if "b" in self.occurrence.values else None
+        self.set("h", torch.nn.functional.linear(self.get("x"), self.read("W"), bias))
 
     def dtype(self, name: str) -> torch.dtype | None:
         """The number type that ``name`` has in the graph, if it is known."""

@@ -80,6 +80,12 @@ def survey(model: nn.Module, example_inputs: Mapping[str, Any] | None = None) ->
     Raises:
         PeftError: C7xx, inputs cannot be made or the model cannot be captured.
     """
+    if not isinstance(example_inputs, Mapping | None):
+        raise PeftError(
+            f"example_inputs is a {type(example_inputs).__name__}, not a dict", code="C707",
+            help="give the arguments of the model's forward by name, "
+            "as {'input_ids': tensor}",
+        )  # fmt: skip
     inputs = dict(example_inputs) if example_inputs is not None else inputs_of(model)
     with _doors_transparent(model):
         graphs = capture(model, inputs)
