@@ -28,7 +28,7 @@ MEANING = {
     H: lambda v: v["h"] + linear(v["x"], v["A"]) + linear(v["x"], v["W"]),
     GAIN: lambda v: v["t"] * v["h"],
 }
-ADAPTERS = {
+ADAPTERS: dict[str, list[tuple[str, ...]]] = {
     "one method": [(X, W, H)],
     "the output first": [(GAIN, X)],
     "a method before": [(X,), (H,)],
@@ -59,14 +59,15 @@ def method(clauses: tuple[str, ...], position: str) -> str:
 def meant(
     x: Tensor, weight: Tensor, methods: list[tuple[str, ...]], tensors: list[dict[str, Tensor]]
 ) -> Tensor:
-    values, found = {"x": x, "W": weight}, []
+    values = {"x": x, "W": weight}
+    found: list[dict[str, Tensor]] = []
     for clauses, own in zip(methods, tensors, strict=True):
         found.append({**values, **own})
         new = {c[0]: MEANING[c](found[-1]) for c in clauses if c[0] != "h"}
         values = {**values, **new}
     h = linear(values["x"], values["W"])
-    for clauses, operands in zip(methods, found, strict=True):
-        for clause in clauses:
+    for own_clauses, operands in zip(methods, found, strict=True):
+        for clause in own_clauses:
             h = MEANING[clause]({**operands, "h": h}) if clause[0] == "h" else h
     return h
 
