@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from peftlang.diagnostics import PeftError
+from peftlang.ir.builtins import BUILTINS
+from peftlang.ir.expr import Apply, DimValue, Number, postorder
 from peftlang.ir.inits import INITIALISERS, InitCall
 from peftlang.ir.interpret import Interpreter
 from peftlang.ir.method import CarryDef, Method, TapDef, TensorDef
@@ -80,7 +82,7 @@ class Bench:
         """The sequence, as builtins and references are told of it."""
         sizes = self.placed.situation.sizes
         like = torch.zeros(sizes["batch"], sizes["tokens"], dtype=self.dtype)
-        return Tokens(like, causal=self.placed.situation.causal)
+        return Tokens(like, causal=self.placed.situation.causal, named=_named_ids(self.placed))
 
     def values(self, leaves: Values | None = None) -> Values:
         """Every name in scope: the leaves, the weights, and ``h`` where it follows from them."""
@@ -126,17 +128,31 @@ class Bench:
         interpret = self.interpreter(method, own, values)
         early = [c for c in method.compositions if c.target != "h"]
         changed: Values = {c.target: self._cast(interpret(c.value)) for c in early}
-        if changed:
-            values = values | {"h": self.composed(values, changed).h}
-            interpret = self.interpreter(method, own, values)
-        late = [c for c in method.compositions if c.target == "h"]
-        changed |= {c.target: self._cast(interpret(c.value)) for c in late}
-        return self.composed(values, changed)
+        h = self.composed(values, changed).h
+        interpret = self.interpreter(method, own, values | {"h": h})
+        for late in (c for c in method.compositions if c.target == "h"):
+            h = changed["h"] = self._cast(interpret(late.value))
+        return Outcome(h, changed)
 
     def composed(self, values: Values, targets: Values) -> Outcome:
         """The site's output where some of the names in scope have new values."""
-        h = targets["h"] if "h" in targets else self.site_output(values | targets)
+        if "h" in targets:
+            return Outcome(targets["h"], targets)
+        h = self.site_output(values | targets)
+        if "x" in targets and "h" in self.leaves:
+            h = h + self._passed_on(targets["x"] - values["x"])
         return Outcome(h, targets)
+
+    def _passed_on(self, change: Tensor) -> Tensor:
+        """What becomes of a change of ``x`` at a site that is no single operation.
+
+        A sub-layer's output and a block's are drawn, not computed; a fixed linear map of each
+        token stands in for what the site would make of a change.
+        """
+        shape = [self.placed.situation.sizes[name] for name in ("d_h", "d_x")]
+        drawn = torch.randn(shape, generator=_generator(self.placed, "passed on"))
+        found: Tensor = torch.nn.functional.linear(change, drawn.to(change.dtype))
+        return found
 
     def interpreter(
         self, method: Method, own: Values, values: Values, *, training: bool | None = None
@@ -233,6 +249,19 @@ def _implicit(placed: Placed, type_: Type) -> list[int]:
         Level.TOKEN: [sizes["batch"], sizes["tokens"]],
     }
     return implicit[type_.level]
+
+
+def _named_ids(placed: Placed) -> tuple[int, ...]:
+    """Whole numbers that the method's predicates on tokens name, as ids of its sequences."""
+    method, sizes = placed.method, placed.sizes
+    found: dict[int, None] = {}
+    for node in postorder(*(c.value for c in method.compositions)):
+        if isinstance(node, Apply) and BUILTINS[node.op].asks == "ids":
+            dims = [arg.dim for arg in node.args if isinstance(arg, DimValue)]
+            plain = [arg.value for arg in node.args if isinstance(arg, Number)]
+            found |= dict.fromkeys(dim.evaluate(sizes) for dim in dims)
+            found |= dict.fromkeys(value for value in plain if isinstance(value, int))
+    return tuple(found)
 
 
 def _generator(placed: Placed, name: str) -> torch.Generator:

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-DIFFERENT_IDS = 4
-"""Ids of a site's tokens are 1, 2, 3, 4 and so on again, each row beginning one further."""
+IDS = (1, 2, 3, 4)
+"""Ids of a site's tokens are these and so on again, each row beginning one further."""
 
 
 class Tokens:
@@ -16,12 +16,15 @@ class Tokens:
     Args:
         like: A value of the site, ``[batch, tokens, …]``.
         causal: Whether no token sees a later one.
+        named: Ids that the method looks for; they come first, and at least one other follows.
     """
 
-    def __init__(self, like: Tensor, *, causal: bool) -> None:
+    def __init__(self, like: Tensor, *, causal: bool, named: Sequence[int] = ()) -> None:
         self._like, self._causal = like, causal
         rows, tokens = like.shape[:2]
-        self.ids = (torch.arange(tokens) + torch.arange(rows).unsqueeze(1)) % DIFFERENT_IDS + 1
+        count = max(len(IDS), len(set(named)) + 1)
+        ids = torch.tensor(list(dict.fromkeys((*named, *IDS)))[:count])
+        self.ids = ids[(torch.arange(tokens) + torch.arange(rows).unsqueeze(1)) % len(ids)]
 
     def token_mask(self, keywords: Mapping[str, Any]) -> Tensor:
         """``[batch, tokens]``: 1 for the first and the last tokens, 0 for others."""
