@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.fx import Node
 
+from peftlang.ir.dims import Dim
 from peftlang.ir.expr import Expr, Ref, postorder
 from peftlang.ir.interpret import Interpreter
 from peftlang.ir.method import Composition
@@ -12,6 +13,7 @@ from peftlang.ir.positions import POSITIONS
 from peftlang.ir.types import Level
 from peftlang.passes.occurrence import Occurrence
 from peftlang.passes.streams import Chain, Streams, chain_of
+from peftlang.passes.tokens import REAL, sequence_of, token_slot
 from peftlang.passes.views import SiteView
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ class Flows:
 
     def _chain(self, name: str) -> Chain:
         application = self.application
-        plan = next(a.plan for a in self._streams.work.active if a.name == application.adapter)
+        plan = self._streams.plan_of(application.adapter)
         sites = [plan.sites[site] for site in application.placement.sites]
         return chain_of(
             application.adapter, application.placement.label, sites, application.site, name
@@ -70,6 +72,20 @@ class Flows:
                 start = self._filled(start, [interpret.size(dim) for dim in carry.dims], view)
             self._started[name] = start
         return self._started[name]
+
+    def real(self, dim: Dim, view: SiteView) -> Any:
+        """Which tokens of the tapped sequence of this length are no padding, ``[batch, length]``.
+
+        None where all are, or the length is of no tapped sequence.
+        """
+        application = self.application
+        taps = application.placement.taps.get(application.site.id, {})
+        for tap in application.method.taps:
+            if tap.sequence and tap.dims[0] == dim:
+                plan = self._streams.plan_of(application.adapter)
+                slot = token_slot(sequence_of(plan.concerned[taps[tap.name].site]), REAL)
+                return view.emission.proxy(view.reads(slot)) if slot in view.reads.given else None
+        return None
 
     def _filled(self, start: Any, sizes: list[int], view: SiteView) -> Any:
         """A number for every token, and for every element of the state."""

@@ -238,6 +238,7 @@ def _interpreter(
         training=work.training(application.site.path),
         half=wanted in {torch.float16, torch.bfloat16},
         site=view,
+        real=lambda dim: flow.real(dim, view),
     )
     return interpret
 

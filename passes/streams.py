@@ -13,7 +13,7 @@ from typing import Any
 from torch.fx import Node
 
 from peftlang.capture import CapturedGraph
-from peftlang.ir.plan import Site, Tapped
+from peftlang.ir.plan import Plan, Site, Tapped
 from peftlang.passes.attention_view import AttentionView
 from peftlang.passes.occurrence import Located, Occurrence
 from peftlang.passes.ordering import in_order
@@ -90,6 +90,10 @@ class Streams:
                 for site_id, taps in placement.taps.items():
                     for tap in taps.values():
                         self._prepare(tap, site_id)
+
+    def plan_of(self, adapter: str) -> Plan:
+        """The plan of one of the active adapters."""
+        return next(a.plan for a in self.work.active if a.name == adapter)
 
     # Taps
 

@@ -20,14 +20,17 @@ class Interpreter:
         half: Whether the values are float16 or bfloat16. What an operation that needs single
             precision gives then stays in float32, and so does all that is made of it.
         site: What the builtins that look at the attention product or at token positions ask.
+        real: Which tokens of a tapped sequence are no padding, by the name of its length.
     """
 
     def __init__(
         self, t: Any, sizes: Mapping[str, int], lookup: Callable[[str], Any], *,
         training: bool = False, half: bool = False, site: Any = None,
+        real: Callable[[Dim], Any] = lambda _: None,
     ) -> None:  # fmt: skip
         self._t, self._sizes, self._lookup = t, sizes, lookup
         self._training, self._half, self._site = training, half, site
+        self._real = real
         self._arranged = Arranger(self.size)
         self._memo: dict[Any, Any] = {}
         self._done: dict[int, Any] = {}
@@ -79,6 +82,7 @@ class Interpreter:
             half=self._half,
             site=self._site,
             memo=self._memo,
+            real=self._real,
         )
 
     def _operands(self, node: Apply, call: Apply, *more: Expr) -> tuple[Any, ...]:

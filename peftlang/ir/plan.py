@@ -1,5 +1,6 @@
 """The plan: which tensors exist, which placements use them, and on which sites."""
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, Literal
 
@@ -177,6 +178,14 @@ class Plan(Frozen):
     def concerned(self) -> dict[str, Site]:
         """Every site that has to be found: those in use, and those that taps read."""
         return {**self.tapped, **self.sites}
+
+    def tapped_sequences(self, placement: Placement) -> Iterator[tuple[Site, Site]]:
+        """Each site of a placement that reads the whole sequence at another, and that other."""
+        method = self.uses[placement.label].method
+        names = [tap.name for tap in method.taps if tap.sequence]
+        for site, read in placement.taps.items():
+            for name in names:
+                yield self.sites[site], self.concerned[read[name].site]
 
     @property
     def trainable(self) -> int:

@@ -62,9 +62,9 @@ def lower_method(wanted: Wanted, report: Report) -> Method | None:
 def _lowered(wanted: Wanted, clauses: Clauses, names: Names, report: Report) -> Method | None:
     insertion = _insertion(clauses, report)
     selector = _position(wanted, clauses, report)
-    if not clauses.function and not clauses.compositions:
+    if not (clauses.function or clauses.compositions or clauses.penalties):
         report.error(
-            "M304", f"`{wanted.definition.name}` has neither a function nor a composition",
+            "M304", f"`{wanted.definition.name}` has no function, composition or penalty",
             wanted.definition.place, help="say what it changes: `composition h = …`",
         )  # fmt: skip
         return None

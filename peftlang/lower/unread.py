@@ -13,7 +13,10 @@ from peftlang.syntax import nodes as n
 def warn_of_unread(
     definition: Definition, clauses: Clauses, names: Names, method: Method, report: Report
 ) -> None:
-    """Report names that nothing reads (N113), and a change that trains nothing (M311)."""
+    """Report names that nothing reads (N113), and a change that trains nothing (M311).
+
+    A method of penalties alone changes nothing: what it is for is trained by others beside it.
+    """
     found: set[str] = set()
     for placed in clauses.expressions():
         found |= {name for name, _ in read(placed.node)}
@@ -28,7 +31,7 @@ def warn_of_unread(
             report.warning("N113", f"`{name}` is {entry.what} that nothing reads", entry.place)
     trained = {tensor.name for tensor in method.tensors if tensor.trainable}
     values = [composition.value for composition in method.compositions]
-    if not trained & names_read(*values, *method.penalties):
+    if values and not trained & names_read(*values, *method.penalties):
         report.warning("M311", f"`{method.name}` reads no parameter, so there is nothing to train",
                        definition.place)  # fmt: skip
 

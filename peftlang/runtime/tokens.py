@@ -131,12 +131,19 @@ def _check_alone(adapted: "Adapted", call: "Call") -> None:
             reading = mixing(plan.uses[placement.label].method)
             sites = (plan.sites[site] for site in placement.sites)
             if reading and any(sequence_of(site) != "encoder" for site in sites):
-                raise PeftError(
-                    f"`{reading[0].op}` of `{placement.method}` reads earlier tokens of the "
-                    "sequence, and this call has only those that the cache does not hold",
-                    code="R520",
-                    help="give the whole sequence: `use_cache=False`",
-                )
+                raise _cached(f"`{reading[0].op}` of `{placement.method}`")
+            for site, other in plan.tapped_sequences(placement):
+                if sequence_of(site) == sequence_of(other):
+                    raise _cached(f"a tap of `{placement.method}`")
+
+
+def _cached(reader: str) -> PeftError:
+    return PeftError(
+        f"{reader} reads earlier tokens of the sequence, and this call has only those that the "
+        "cache does not hold",
+        code="R520",
+        help="give the whole sequence: `use_cache=False`",
+    )
 
 
 def _wanted(adapted: "Adapted") -> dict[str, str]:
@@ -145,10 +152,13 @@ def _wanted(adapted: "Adapted") -> dict[str, str]:
     for name in adapted.active:
         plan = adapted.records[name].plan
         for placement in plan.placements:
-            if reads_places(plan.uses[placement.label].method):
+            method = plan.uses[placement.label].method
+            if reads_places(method):
                 for site_id in placement.sites:
                     site = plan.sites[site_id]
                     found.setdefault(sequence_of(site), site.path)
+            for _, other in plan.tapped_sequences(placement):
+                found.setdefault(sequence_of(other), other.path)
     return found
 
 

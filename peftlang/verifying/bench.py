@@ -173,7 +173,6 @@ class Bench:
             return values["h" if name == "x" and sequential else name]
 
         sizes = {
-            **_tapped(method),
             **self.placed.sizes,
             **site_sizes(method, self.placed.use.args, self.placed.site),
         }
@@ -283,7 +282,7 @@ def _inputs(placed: Placed, dtype: torch.dtype) -> Values:
 
 def _streams(placed: Placed, dtype: torch.dtype) -> Values:
     """What other sites would bring: taps, and carried states, as inputs of their names."""
-    found, sizes = {}, {**_tapped(placed.method), **placed.sizes}
+    found, sizes = {}, placed.sizes
     batch, tokens = placed.situation.sizes["batch"], placed.situation.sizes["tokens"]
     entries: list[TapDef | CarryDef] = [*placed.method.taps, *placed.method.carries]
     for entry in entries:
@@ -293,11 +292,6 @@ def _streams(placed: Placed, dtype: torch.dtype) -> Values:
         generator = _generator(placed, f"stream.{entry.name}")
         found[entry.name] = torch.randn(shape, generator=generator, dtype=dtype)
     return found
-
-
-def _tapped(method: Method) -> dict[str, int]:
-    """Sizes of the dimensions that taps name: those of sites that are not there."""
-    return {symbol: 3 for tap in method.taps for dim in tap.dims for symbol in dim.symbols}
 
 
 def _tensors(placed: Placed, frozen: Values, dtype: torch.dtype, *, initial: bool) -> Values:

@@ -17,6 +17,9 @@ from peftlang.ir.sizes import site_sizes
 from peftlang.verifying.subject import Subject, roles_of
 
 DTYPES = ("float64", "float32")
+TAPPED = 3
+"""Size of each dimension that a tap names."""
+
 SHARED_WIDTH = ("attn.q", "attn.k", "attn.v", "cross_attn.q", "cross_attn.k", "cross_attn.v")
 
 
@@ -95,11 +98,16 @@ class Placed:
     def sizes(self) -> dict[str, int]:
         own = self.situation.sizes
         found = site_sizes(self.method, self.use.args, self.site)
-        return {"keys": own["keys"], "tokens": own["tokens"], **found}
+        return {"keys": own["keys"], "tokens": own["tokens"], **tapped_sizes(self.method), **found}
 
     def shape(self, dims: tuple[Dim, ...]) -> tuple[int, ...]:
         sizes = self.sizes
         return tuple(dim.evaluate(sizes) for dim in dims)
+
+
+def tapped_sizes(method: Method) -> dict[str, int]:
+    """Sizes of the dimensions that taps name: those of sites that are not there."""
+    return {symbol: TAPPED for tap in method.taps for dim in tap.dims for symbol in dim.symbols}
 
 
 def placed(subject: Subject, situation: Situation) -> Placed:

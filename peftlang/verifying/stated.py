@@ -22,6 +22,7 @@ from torch.distributions import Distribution
 
 from peftlang.ir.interpret import Interpreter
 from peftlang.ir.method import TensorDef
+from peftlang.ir.types import Level, Type
 from peftlang.verifying.bench import Bench, _start, bench
 from peftlang.verifying.comparing import checked
 from peftlang.verifying.references import Params, facts_of
@@ -150,13 +151,18 @@ def _check_penalty(site: Bench, penalty: Callable[..., Any] | None) -> None:
     method = site.placed.method
     own = {**site.inputs, **site.tensors}
     interpret = site.interpreter(method, own, site.values(), training=True)
-    ours = [torch.as_tensor(interpret(p)) for p in method.penalties]
+    ours = [_averaged(torch.as_tensor(interpret(p)), p.type) for p in method.penalties]
     theirs = [] if penalty is None else [penalty(facts_of(site), Params(site.tensors))]
     got, wanted = (sum(terms, torch.zeros(())) for terms in (ours, theirs))
     checked("penalty", got, wanted, "float32")
     for name, value in site.trained.items():
         slopes = _slope(got, value), _slope(wanted, value)
         checked(f"gradient of the penalty by {name}", *slopes, dtype="float32")
+
+
+def _averaged(value: Tensor, have: Type) -> Tensor:
+    """A penalty that differs from token to token, or row to row, counts with its mean."""
+    return value if have.level is Level.CONST else value.mean()
 
 
 def _check_rates(site: Bench, rates: Callable[..., Mapping[str, float]] | None) -> None:

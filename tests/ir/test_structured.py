@@ -1,5 +1,6 @@
 """Structured matrices: the dense one is what the definition says, and the fast product is its."""
 
+import itertools
 from functools import partial
 from math import log2
 from typing import Any
@@ -12,11 +13,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from peftlang.ir.builtins import BUILTINS, Signature
 from peftlang.ir.dims import Dim
 from peftlang.ir.expr import Apply, Expr, Ref, postorder
 from peftlang.ir.interpret import Interpreter
 from peftlang.ir.products import Arranger, product_of, work_of
-from peftlang.ir.types import Type
+from peftlang.ir.types import Level, Type
 from peftlang.lower import build, load
 from tests.ir.structured import MATRICES, Matrix
 
@@ -215,3 +217,21 @@ def test_a_kronecker_product_of_what_is_not_contiguous() -> None:
     held = {"a": torch.randn(2, 3).T, "b": torch.randn(4, 5)}
     got = Interpreter(torch, {}, held.__getitem__)(product)
     torch.testing.assert_close(got, torch.kron(*(m.contiguous() for m in held.values())))
+
+
+def test_a_kronecker_product_of_what_differs_from_token_to_token() -> None:
+    """A constant kernel times a matrix of each token: the product of each, one by one."""
+    a, b = Type(tuple(map(Dim.of, (2, 3)))), Type(tuple(map(Dim.of, (4, 5))), Level.TOKEN)
+    held = {"a": torch.randn(2, 3), "b": torch.randn(2, 3, 4, 5)}
+    for names in ("ab", "ba"):
+        left, right = ({"a": a, "b": b}[name] for name in names)
+        dims = tuple(i * j for i, j in zip(left.dims, right.dims, strict=True))
+        refs = (Ref(names[0], left), Ref(names[1], right))
+        got = Interpreter(torch, {}, held.__getitem__)(
+            Apply("kron", refs, BUILTINS["kron"].rule(Signature(refs)))
+        )
+        assert got.shape == (2, 3, *(dim.constant for dim in dims))
+        for row, token in itertools.product(range(2), range(3)):
+            one = held | {"b": held["b"][row, token]}
+            wanted = torch.kron(one[names[0]], one[names[1]])
+            torch.testing.assert_close(got[row, token], wanted)

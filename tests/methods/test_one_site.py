@@ -118,6 +118,13 @@ def _road(module: Any, site: OneSite) -> None:
     module.road_alpha["default"].copy_(site.params["alpha"].flatten())
 
 
+def _vb_lora(module: Any, site: OneSite) -> None:
+    """PEFT cuts the rows of B, before its ranks, into pieces."""
+    module.vblora_vector_bank["default"].copy_(site.params["V"])
+    module.vblora_logits_A["default"].copy_(site.params["L_A"])
+    module.vblora_logits_B["default"].copy_(site.params["L_B"].transpose(0, 1))
+
+
 def _lora(module: Any, site: OneSite) -> None:
     """Our base keeps its weight; PEFT takes off what its matrices start with."""
     site.params |= {
@@ -142,6 +149,8 @@ LIBRARY: dict[str, tuple[Args, Callable[[], Any], Copy]] = {
     "gralora": ({"r": 8, "k": 4, "alpha": 6.0}, lambda: peft.GraloraConfig(
         target_modules=["only"], r=8, gralora_k=4, alpha=6), _gralora),
     "road": ({"g": 8}, lambda: peft.RoadConfig(target_modules=["only"], group_size=8), _road),
+    "vb_lora": ({"r": R, "n": 10, "b": 8, "k": 3}, lambda: peft.VBLoRAConfig(
+        target_modules=["only"], r=R, num_vectors=10, vector_length=8, topk=3), _vb_lora),
     "pissa": ({"r": R, "alpha": 8.0}, lambda: _low_rank("pissa"), _lora),
     "olora": ({"r": R, "alpha": 8.0}, lambda: _low_rank("olora"), _lora),
 }  # fmt: skip

@@ -45,7 +45,8 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         "the function reads `h`, and never the `x` that the insertion form chooses",
         r"insertion (sequential|parallel)",
         ("compacter", "difffit", "ia3", "loreft", "multi_head_parallel_adapter", "pfeiffer",
-         "prefix", "prefix_gated", "prompt_tuning", "road", "surm_adapter"),
+         "polyhistor", "prefix", "prefix_gated", "prompt_tuning", "road", "surm_adapter",
+         "uniadapter"),
     ),
     Equivalent(
         "the gain reads `h`, and no `x`, which is all that the insertion form chooses",
@@ -71,6 +72,11 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         "masks align by name with the matrices that they mask",
         r"function delta = sum\(.*transpose\((A|B)\).*, over K\)",
         ("capaboost",),
+    ),
+    Equivalent(
+        "the axis is named, so the sum over it of a transposed stack is the same",
+        r"let [AB] = .*sum\(transpose\(p_[AB]\), over n\).*",
+        ("vb_lora",),
     ),
     Equivalent(
         "scales align by name with the pairs that they scale",
@@ -137,7 +143,7 @@ UNREVIEWED: tuple[str, ...] = (
     "conformer_adapter", "control_prefixes", "convpass", "deep_prompts", "llama_adapter",
     "llama_adapter_v2", "meet", "p_tuning", "pasta", "prefix_mlp",
     "adalink", "adapterfusion", "iaa", "mixphm", "mov", "perft", "pesc", "petalface",
-    "routing_lora", "styleinject", "unipelt", "vl_adapter",
+    "routing_lora", "styleinject", "unipelt", "vl_adapter", "deft",
 )  # fmt: skip
 """Specs whose survivors nobody has looked at yet; their mutants are not judged until then."""
 

@@ -76,8 +76,8 @@ method m(r: int = 8) {
     Code(
         "M304",
         "a method that changes nothing",
-        "A method needs a function or a composition: without either the model computes what "
-        "it did.",
+        "A method needs a function, a composition, or a penalty: without any of them the model "
+        "computes what it did, and learns as it did.",
         example="""\
 method m(r: int = 8) {
     param A[r, d_x] ~ normal

@@ -4,21 +4,27 @@ from typing import Any
 
 from peftlang.ir.builtins.operands import constant, shaped
 from peftlang.ir.builtins.table import Builtin, Evaluation, Fast, Signature, Size
+from peftlang.ir.builtins.tensors import outer_product
 from peftlang.ir.dims import Dim, product
 from peftlang.ir.expr import Apply
-from peftlang.ir.types import Type, TypeFact
+from peftlang.ir.types import Level, Type, TypeFact
 
 
 def _kron_rule(call: Signature) -> Type:
-    a, b = constant(call, 0), constant(call, 1)
+    a, b = call.inexact(0), call.inexact(1)
+    if len(a.dims) == 3:
+        constant(call, 0), constant(call, 1)
     if not 2 <= len(a.dims) == len(b.dims) <= 3 or a.dims[:-2] != b.dims[:-2]:
         raise TypeFact(f"two matrices are wanted, or as many in each of two stacks, and these are "
                        f"{a} and {b}", code="T209")  # fmt: skip
-    return a.with_dims(*a.dims[:-2], a.dims[-2] * b.dims[-2], a.dims[-1] * b.dims[-1])
+    dims = (*a.dims[:-2], a.dims[-2] * b.dims[-2], a.dims[-1] * b.dims[-1])
+    return Type(dims, max(a.level, b.level))
 
 
 def _kron(call: Evaluation) -> Any:
     a, b = call.args
+    if call.result.level is not Level.CONST:
+        return outer_product(call).transpose(-3, -2).flatten(-4, -3).flatten(-2, -1)
     if len(call.types[0].dims) == 2:
         return call.t.kron(a.contiguous(), b.contiguous())
     return call.t.einsum("nij,nkl->nikjl", a, b).flatten(1, 2).flatten(2, 3)

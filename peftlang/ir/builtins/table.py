@@ -69,6 +69,8 @@ class Evaluation:
         half: Whether the operands are float16 or bfloat16.
         site: What the attention product, and the sequence of the site's tokens, answer to.
         memo: What meanings keep for one another while one method is evaluated at one site.
+        real: For the length of a tapped sequence, which of its tokens are no padding:
+            ``[batch, length]``, or None where all are.
     """
 
     t: Any
@@ -82,6 +84,7 @@ class Evaluation:
     half: bool = False
     site: Any = None
     memo: dict[Any, Any] = field(default_factory=dict)
+    real: Callable[[Dim], Any] = lambda _: None
 
     def precise(self, value: Any) -> Any:
         """``value`` in float32 where it is half precision, which some operators refuse."""

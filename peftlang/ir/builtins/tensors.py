@@ -29,6 +29,9 @@ def _reduced(call: Signature) -> Type:
 
 BATCH = Dim.of("batch")
 
+LEAST = -3e4
+"""Less than any score, and a number in half precision too."""
+
 
 def averages_batch(call: Apply) -> bool:
     """Whether a call is a `mean` over the rows and tokens of the batch, which no type names."""
@@ -48,7 +51,7 @@ def _mean_rule(call: Signature) -> Type:
 
 def _mean(call: Evaluation) -> Any:
     if call.over != (BATCH,):
-        return _reduce(call, lambda x, dims: x.mean(dims))
+        return _mean_of_reals(call)
     return call.site.average(call.args[0], call.types[0])
 
 
@@ -73,12 +76,49 @@ def _reduce(call: Evaluation, compute: Callable[[Any, list[int]], Any]) -> Any:
     return compute(call.args[0], dims) if dims else call.args[0]
 
 
+def _reals(call: Evaluation) -> Any:
+    """Which elements of the operand are of tokens that are no padding; None where all are.
+
+    That is asked where a call works over the length of a tapped sequence.
+    """
+    have, found = call.types[0], None
+    for dim in call.over or have.dims:
+        real = call.real(dim)
+        if real is None:
+            continue
+        place = have.dims.index(dim)
+        for _ in range(place + (have.level is Level.TOKEN)):
+            real = real.unsqueeze(1)
+        for _ in have.dims[place + 1 :]:
+            real = real.unsqueeze(-1)
+        found = real if found is None else found & real
+    return found
+
+
+def _reduce_reals(call: Evaluation, fill: float, compute: Callable[[Any, list[int]], Any]) -> Any:
+    """A reduction in which ``fill`` stands for the elements of padding."""
+    real, dims = _reals(call), axes(call.types[0], call.over)
+    if real is None:
+        return _reduce(call, compute)
+    x = call.args[0]
+    return compute(call.t.where(real, x, call.t.full_like(x, fill)), dims)
+
+
+def _mean_of_reals(call: Evaluation) -> Any:
+    real = _reals(call)
+    if real is None:
+        return _reduce(call, lambda x, dims: x.mean(dims))
+    dims = axes(call.types[0], call.over)
+    count = (call.t.ones_like(call.args[0]) * real).sum(dims).clamp(min=1)
+    return _reduce_reals(call, 0.0, lambda x, dims: x.sum(dims)) / count
+
+
 def _norm(call: Evaluation) -> Any:
     """The same rounding whatever the strides: a weight kept transposed has the norm of its copy."""
     norm = call.t.linalg.vector_norm
     if not axes(call.types[0], call.over):
         return abs(call.args[0]) if isinstance(call.args[0], int | float) else call.args[0].abs()
-    return _reduce(call, lambda x, dims: norm(x.contiguous(), dim=dims))
+    return _reduce_reals(call, 0.0, lambda x, dims: norm(x.contiguous(), dim=dims))
 
 
 def _over_one(call: Evaluation) -> int:
@@ -109,7 +149,8 @@ def _outer_rule(call: Signature) -> Type:
     return Type(a.dims + b.dims, max(a.level, b.level))
 
 
-def _outer(call: Evaluation) -> Any:
+def outer_product(call: Evaluation) -> Any:
+    """All products of an element of each of two operands, of any levels."""
     (a, b), (left, right) = call.args, call.types
     for _ in right.dims:
         a = a.unsqueeze(-1)
@@ -211,18 +252,19 @@ def _index(call: Evaluation) -> Any:
 
 TENSORS = (
     Builtin("sum", "sum(x, over d)", "Sum over the named dimensions, or over all.", (1, 1),
-            _reduced, lambda c: _reduce(c, lambda x, dims: x.sum(dims)), linear=(0,),
+            _reduced, lambda c: _reduce_reals(c, 0.0, lambda x, dims: x.sum(dims)), linear=(0,),
             zero="all", over=True),
     Builtin("mean", "mean(x, over d)", "Mean over the named dimensions, or over all; `over batch`, "
             "in a penalty, over the tokens of all rows, padding left out.", (1, 1),
             _mean_rule, _mean, linear=(0,), zero="all", over=True),
     Builtin("max", "max(x, over d)", "Largest element over the named dimensions, or over all.",
-            (1, 1), _reduced, lambda c: _reduce(c, lambda x, dims: x.amax(dims)), zero="all",
-            over=True),
+            (1, 1), _reduced, lambda c: _reduce_reals(c, LEAST, lambda x, dims: x.amax(dims)),
+            zero="all", over=True),
     Builtin("norm", "norm(x, over d)", "Euclidean norm over the named dimensions, or over all.",
             (1, 1), _reduced, _norm, zero="all", over=True),
     Builtin("softmax", "softmax(x, over d)", "Softmax over the named dimension.", (1, 1),
-            _softmax_rule, lambda c: c.t.softmax(c.args[0], dim=_over_one(c)), over=True),
+            _softmax_rule, lambda c: _reduce_reals(c, LEAST, lambda x, dims: c.t.softmax(
+                x, dim=dims[0])), over=True),
     Builtin("layer_norm", "layer_norm(x, over d, eps = 1e-5)", "Zero mean and unit variance "
             "over the named dimension, without gain or shift.", (1, 1), _kept,
             lambda c: _standardise(c, centre=True), over=True, keywords=("eps",)),
@@ -234,7 +276,7 @@ TENSORS = (
             eye="eye",
             cost=lambda c: Dim.of(0)),
     Builtin("outer", "outer(a, b)", "All products of an element of each, dimensions in order.",
-            (2, 2), _outer_rule, _outer, linear=(0, 1), zero="any"),
+            (2, 2), _outer_rule, outer_product, linear=(0, 1), zero="any"),
     Builtin("reshape", "reshape(x, d, ...)", "The same elements, in order, under other "
             "dimensions.", (2, 9), _reshape_rule, _reshape, linear=(0,), zero="all",
             cost=lambda c: Dim.of(0)),
