@@ -67,7 +67,7 @@ class SlotReads:
 
     def __init__(self, graph: CapturedGraph, work: Rewriting, *, prefix: str = "peftlang") -> None:
         self._gm, self._slots, self._prefix = graph.gm, work.slots, prefix
-        self.given, self._work = work.given, work
+        self.given, self.sizes, self._work = work.given, graph.sizes, work
         self._nodes: dict[str, Node] = {}
 
     def __call__(self, name: str) -> Node:
@@ -88,7 +88,7 @@ class SlotReads:
     @property
     def grids(self) -> list[Grid]:
         """The grids of patches that the call's graphs show."""
-        return [found for graph in self._work.graphs for found in grids(graph.gm.graph)]
+        return [found for graph in self._work.graphs for found in grids(graph)]
 
 
 def hold(gm: GraphModule, attribute: str, value: Tensor) -> None:

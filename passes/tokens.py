@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from peftlang.capture import hint_of
 from peftlang.diagnostics import PeftError
 from peftlang.ir.builtins.tensors import averages_batch
 from peftlang.ir.expr import Apply, postorder
@@ -149,9 +148,9 @@ class Sequence:
             PeftError: R519, the graph does not show an image's patches.
         """
         view = self._view
-        tokens = hint_of(_shape(view)[1]) if len(_shape(view)) > 2 else -1
+        tokens = view.reads.sizes.now(_shape(view)[1]) if len(_shape(view)) > 2 else -1
         if view.occurrence.product is not None:
-            tokens = hint_of(view.node("h").meta["example_value"].shape[-2])
+            tokens = view.reads.sizes.now(view.node("h").meta["example_value"].shape[-2])
         for before, rows, columns, after in view.reads.grids:
             if before + rows * columns + after == tokens:
                 return before, rows, columns, after
@@ -174,7 +173,7 @@ class Sequence:
         slot = token_slot(self._side, REAL)
         if slot in self._view.reads.given:
             rows, tokens = self._view.reads.value(slot).shape
-            if hint_of(_shape(self._view)[0]) == rows * tokens:
+            if self._view.reads.sizes.now(_shape(self._view)[0]) == rows * tokens:
                 shape: Any = self._view.emission.proxy(self._view.reads(slot)).shape
                 return value.unflatten(0, [shape[0], shape[1]])
         raise PeftError(
@@ -229,10 +228,11 @@ def _shape(view: "SiteView") -> tuple[Any, ...]:
 def _check_length(view: "SiteView", slot: str) -> None:
     shape = _shape(view)
     given = view.reads.value(slot).shape[1]
-    if len(shape) == 3 and hint_of(shape[1]) != given:
+    has = view.reads.sizes.now(shape[1]) if len(shape) == 3 else given
+    if has != given:
         raise PeftError(
             f"the model was given {given} tokens, and {view.occurrence.site.id} has "
-            f"{hint_of(shape[1])}, so the method does not know them",
+            f"{has}, so the method does not know them",
             code="R516",
             help="place the method where the sequence is the model's input sequence",
         )

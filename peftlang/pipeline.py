@@ -242,11 +242,11 @@ def _install(
 
 
 def _check_name(name: str, present: Adapted | None) -> None:
-    if not name or "." in name or "+" in name:
+    if not name or "." in name or "+" in name or hasattr(nn.ModuleDict(), name):
         raise PeftError(
             f"`{name}` cannot be an adapter's name",
             code="R511",
-            help="use letters, digits, `_` and `-`",
+            help="use letters, digits, `_` and `-`, and no name of a method of torch's modules",
         )
     if present is not None and name in present.records:
         raise PeftError(
@@ -364,6 +364,12 @@ def set_active(model: nn.Module, *names: str) -> None:
     Raises:
         PeftError: R504, R505.
     """
+    if not all(isinstance(name, str) for name in names):
+        raise PeftError(
+            "the names of adapters are strings, one argument each",
+            code="R504",
+            help='write set_active(model, "first", "second")',
+        )
     state.of(model).activate(names)
 
 

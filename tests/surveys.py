@@ -12,6 +12,7 @@ from torch import nn
 import peftlang.merging
 import peftlang.pipeline
 from peftlang.pipeline import Survey, survey
+from peftlang.runtime.store import STORE
 
 _KEPT: dict[tuple[str, ...], Survey] = {}
 
@@ -21,7 +22,8 @@ def _kept(model: nn.Module, example_inputs: Mapping[str, Any] | None = None) -> 
     if example_inputs is not None or not hasattr(config, "to_json_string"):
         return survey(model, example_inputs)
     attention = str(getattr(config, "_attn_implementation", ""))
-    names = ",".join(f"{n}:{m.training:d}" for n, m in model.named_modules())
+    own = ((n, m) for n, m in model.named_modules() if not n.startswith(STORE))
+    names = ",".join(f"{name}:{module.training:d}" for name, module in own)
     key = (type(model).__qualname__, config.to_json_string(), attention, names)
     if key not in _KEPT:
         _KEPT[key] = survey(model)

@@ -52,6 +52,50 @@ def _same_start(value: Tensor, varying: int, inputs: Sequence[Any]) -> FakeTenso
     return min(found, key=lambda like: (like.is_floating_point(), like.dim()), default=None)
 
 
+class Sizes:
+    """The sizes of one call of a graph that was recorded with sizes that may vary.
+
+    Args:
+        gm: The graph.
+        inputs: What it is called with, one for each placeholder; while Dynamo records it these
+            are stand-ins, and the sizes are those of the call that is being recorded.
+    """
+
+    def __init__(self, gm: GraphModule, inputs: Sequence[Any]) -> None:
+        self._places: dict[Any, tuple[int, int | None]] = {}
+        self._assumed: dict[Any, int] = {}
+        for index, recorded in enumerate(graph_inputs(gm)):
+            shape = recorded.shape if isinstance(recorded, Tensor) else ()
+            sizes = [(None, recorded), *enumerate(shape)]
+            for dim, size in sizes:
+                if isinstance(size, torch.SymInt) and size.node.expr.is_Symbol:
+                    self._places.setdefault(size.node.expr, (index, dim))
+        self._now = {symbol: hint_of(self._read(symbol, inputs)) for symbol in self._places}
+
+    def now(self, size: Any) -> int:
+        """A size in this call, without telling the tracer that it always will be."""
+        if isinstance(size, torch.SymInt):
+            found = size.node.expr.subs(self._now)
+            if found.is_Integer:
+                return int(found)
+        return hint_of(size)
+
+    def fixed(self, size: Any) -> int:
+        """A size in this call that goes into the code, which is then for such calls alone."""
+        if isinstance(size, torch.SymInt):
+            symbols = size.node.expr.free_symbols & self._now.keys()
+            self._assumed |= {symbol: self._now[symbol] for symbol in symbols}
+        return self.now(size)
+
+    def fit(self, inputs: Sequence[Any]) -> bool:
+        """Whether a call has the sizes that went into the code."""
+        return all(self._read(s, inputs) == value for s, value in self._assumed.items())
+
+    def _read(self, symbol: Any, inputs: Sequence[Any]) -> Any:
+        index, dim = self._places[symbol]
+        return inputs[index] if dim is None else inputs[index].shape[dim]
+
+
 def hint_of(size: Any) -> int:
     """A size as it is in this call, without telling the tracer that it always will be."""
     return int(getattr(getattr(size, "node", None), "hint", size))

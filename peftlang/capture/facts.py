@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from torch.fx import Graph, GraphModule, Node
 
+from peftlang.capture.examples import Sizes
+
 
 @dataclass(frozen=True)
 class ModelNames:
@@ -98,11 +100,13 @@ class GraphFacts:
 class CapturedGraph:
     """One graph that Dynamo recorded, or the body of a higher-order operator in one.
 
+    sizes: of the call at hand, where they may vary.
     parent, caller: for such a body, the graph that calls it, and the calling node there.
     """
 
     gm: GraphModule
     facts: GraphFacts
+    sizes: Sizes
     parent: "CapturedGraph | None" = None
     caller: Node | None = None
 
@@ -141,7 +145,8 @@ def graphs_of(
 
     A parameter that reaches a nested graph as an operand keeps its name there.
     """
-    root = CapturedGraph(gm, facts_for(gm, example_inputs, names))
+    facts = facts_for(gm, example_inputs, names)
+    root = CapturedGraph(gm, facts, Sizes(gm, example_inputs))
     return [root, *_nested(root)]
 
 
@@ -149,7 +154,8 @@ def _nested(outer: CapturedGraph) -> list[CapturedGraph]:
     found: list[CapturedGraph] = []
     for caller in outer.gm.graph.nodes:
         for body in _bodies(outer.gm, caller):
-            inner = CapturedGraph(body, _threaded(outer, caller, body), outer, caller)
+            facts = _threaded(outer, caller, body)
+            inner = CapturedGraph(body, facts, outer.sizes, outer, caller)
             found += [inner, *_nested(inner)]
     return found
 

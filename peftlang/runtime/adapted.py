@@ -49,8 +49,10 @@ class Adapted:
         enabled: False inside ``peftlang.disabled``.
         inside: True while a door's compiled function runs: graphs that Dynamo records now
             come to our backend.
-        variant: A string that is different for different sets of active adapters; Dynamo
-            guards on it.
+        variant: A string that is different for different sets of active adapters and of values
+            that belong to the call at hand; an adapter that is put on again is another one.
+        guarded: What Dynamo guards on, besides a door's path and mode: which modules are doors,
+            and with inner backends that compile for one variant, the variant.
         inputs: Values that the caller supplied, by input name.
         given: Values that belong to the call at hand, by slot name.
         streams: What the graphs of the call at hand made for others, by slot name.
@@ -69,7 +71,9 @@ class Adapted:
         self.recompile_limit = recompile_limit
         self.records: dict[str, AdapterRecord] = {}
         self.active: tuple[str, ...] = ()
-        self.enabled, self.inside, self.variant = True, False, ""
+        self.enabled, self.inside, self.variant, self.guarded = True, False, "", ""
+        self.serials: dict[str, str] = {}
+        self._additions = self._changes = 0
         self.inputs: dict[str, Tensor] = {}
         self.given: dict[str, Tensor] = {}
         self.streams: dict[str, Tensor] = {}
@@ -85,7 +89,7 @@ class Adapted:
         twin = object.__new__(Adapted)
         memo[id(self)] = twin
         twin.__dict__.update(self.__dict__)
-        twin.root, twin.records = root, dict(self.records)
+        twin.root, twin.records, twin.serials = root, dict(self.records), dict(self.serials)
         twin.inside, twin.inputs, twin.given = False, dict(self.inputs), {}
         twin.streams, twin.terms = {}, {}
         twin.backend = GraphBackend(twin)
@@ -120,8 +124,10 @@ class Adapted:
         self.store[name] = tensors
         tensors.train(self.root.training)
         self.records[name] = record
+        self._additions += 1
+        self.serials[name] = f"{name}#{self._additions}"
         for path in door_paths(self.root, record.plan):
-            open_door(self.root.get_submodule(path), self, path)
+            self._changes += open_door(self.root.get_submodule(path), self, path)
         prepare_generation(self)
         self.activate((*self.active, name))
 
@@ -131,10 +137,13 @@ class Adapted:
         self.activate(tuple(n for n in self.active if n != name))
         del self.store[name]
         del self.records[name]
+        self.backend.forget(self.serials.pop(name))
         needed = {p for r in self.records.values() for p in door_paths(self.root, r.plan)}
         for path, module in self.root.named_modules():
             if DOOR in module.__dict__ and path not in needed:
                 close_door(module)
+                self._changes += 1
+        self._set_variant(self.variant)
         prepare_generation(self)
         if not self.records:
             del self.root._modules[STORE]
@@ -152,7 +161,11 @@ class Adapted:
         for name in chosen:
             self.require(name)
         self.active = chosen
-        self.variant = "+".join(chosen)
+        self._set_variant("+".join(self.serials[name] for name in chosen))
+
+    def _set_variant(self, variant: str) -> None:
+        self.variant = variant
+        self.guarded = f"{self._changes}" if self.inner == "eager" else f"{self._changes}+{variant}"
 
     def require(self, name: str) -> AdapterRecord:
         """The adapter of that name, or R504."""
@@ -271,11 +284,12 @@ class Adapted:
         """Hold values of this call; calls that have others are compiled apart."""
         before = self.given, self.variant
         self.given = {**self.given, **values}
-        self.variant = f"{self.variant}{''.join(values)}"
+        self._set_variant("+".join((self.variant, *(name.lstrip("+") for name in values))))
         try:
             yield
         finally:
-            self.given, self.variant = before
+            self.given, variant = before
+            self._set_variant(variant)
 
     @contextmanager
     def supplied(self, values: Mapping[str, Tensor]) -> Iterator[None]:

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from torch import Tensor
 from torch.fx import GraphModule
 
 from peftlang.capture import (
     CapturedGraph,
+    Sizes,
     copied,
     graph_inputs,
     graphs_of,
@@ -34,11 +36,13 @@ class GraphBackend:
     def __init__(self, adapted: "Adapted") -> None:
         self._adapted = adapted
         self.graphs = 0
-        self._variants: list[_Variant] = []
+        self._runners: WeakSet[_Runner] = WeakSet()
 
     def __call__(self, gm: GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
         self.graphs += 1
-        return _Runner(self, gm, example_inputs)
+        runner = _Runner(self, gm, example_inputs)
+        self._runners.add(runner)
+        return runner
 
     def rewritten(self, gm: GraphModule, example_inputs: Sequence[Any]) -> "_Variant":
         """A copy of a graph with the active adapters in it, for these parameters."""
@@ -61,13 +65,17 @@ class GraphBackend:
         )
         readers = [adapted.reader(name) for name in work.lifted]
         run = _receiving(run, work.exported, adapted.receive) if work.exported else run
-        made = _Variant(run, readers, known, adapted.variant, _changed(work))
-        self._variants.append(made)
-        return made
+        return _Variant(run, readers, known, adapted.variant, _changed(work), graphs[0].sizes)
 
     def runs(self, name: str) -> int:
         """How often graphs ran that hold the site, or trained parameter, of this name."""
-        return sum(variant.runs for variant in self._variants if name in variant.changed)
+        variants = (variant for runner in self._runners for variant in runner.variants)
+        return sum(variant.runs for variant in variants if name in variant.changed)
+
+    def forget(self, adapter: str) -> None:
+        """Drop the graphs in which an adapter acts that is no more."""
+        for runner in self._runners:
+            runner.variants = [v for v in runner.variants if adapter not in v.acting.split("+")]
 
     def concerns(self, names: Sequence[str | None]) -> bool:
         """Whether an active adapter acts where one of these parameters is used."""
@@ -140,18 +148,26 @@ class _Variant:
         parameters: tuple[tuple[int, str | None, Any], ...],
         acting: str,
         changed: frozenset[str],
+        sizes: Sizes,
     ) -> None:
-        self._run, self._readers, self.acting = run, readers, acting
+        self._run, self._readers, self.acting, self._sizes = run, readers, acting, sizes
         self.changed, self.runs = changed, 0
         self.names = tuple(name for _, name, _ in parameters)
         self.known = [(index, value) for index, _, value in parameters]
 
     def with_parameters(self, parameters: tuple[tuple[int, str | None, Any], ...]) -> "_Variant":
         """The same code, for other parameters."""
-        return _Variant(self._run, self._readers, parameters, self.acting, self.changed)
+        return _Variant(
+            self._run, self._readers, parameters, self.acting, self.changed, self._sizes
+        )
 
     def fits(self, inputs: Sequence[Any]) -> bool:
-        return all(inputs[index] is value for index, value in self.known)
+        known = all(inputs[index] is value for index, value in self.known)
+        return known and self.has_sizes_of(inputs)
+
+    def has_sizes_of(self, inputs: Sequence[Any]) -> bool:
+        """Whether the sizes that went into the code are those of a call."""
+        return self._sizes.fit(inputs)
 
     def __call__(self, inputs: Sequence[Any]) -> Any:
         self.runs += 1
@@ -163,42 +179,47 @@ class _Runner:
 
     Modules that share code may share a graph: after a graph break, the one recorded for the
     first layer also runs the others, with their parameters. Which adapters act is decided by
-    the parameters that are passed, never by where the graph was recorded.
+    the parameters that are passed, never by where the graph was recorded. What Dynamo recorded
+    does not depend on the adapters: others are put into the same graph, and nothing is traced anew.
     """
 
     def __init__(self, backend: GraphBackend, gm: GraphModule, inputs: Sequence[Any]) -> None:
         self._backend, self._gm = backend, gm
-        self._variants = [backend.rewritten(gm, inputs)]
+        first = backend.rewritten(gm, inputs)
+        self.variants = [first]
+        self._names, self._indices = first.names, [index for index, _ in first.known]
 
     def __call__(self, *inputs: Any) -> Any:
         acting = self._backend.acting
-        for variant in self._variants:
+        for variant in self.variants:
             if variant.acting == acting and variant.fits(inputs):
                 return variant(inputs)
         return self._other(inputs)(inputs)
 
     def _other(self, inputs: Sequence[Any]) -> _Variant:
-        """The variant for parameters that were not seen before, or were replaced."""
+        """The variant for adapters or parameters that were not seen before, or were replaced."""
         names = self._backend.names
-        indices = [index for index, _ in self._variants[0].known]
-        given = tuple(names.get(id(inputs[index])) for index in indices)
-        for variant in self._variants:
-            if variant.names == given and variant.acting == self._backend.acting:
-                variant.known = [(index, inputs[index]) for index in indices]
+        given = tuple(names.get(id(inputs[index])) for index in self._indices)
+        for variant in self.variants:
+            acts = variant.acting == self._backend.acting
+            if acts and variant.names == given and variant.has_sizes_of(inputs):
+                variant.known = [(index, inputs[index]) for index in self._indices]
                 return variant
         if None in given:
-            raise _foreign(self._variants[0].names, given)
+            raise _foreign(self._names, given)
         if not self._backend.is_eager:
             # Another backend compiles only while Dynamo holds the shapes of the recording; but
             # what is no adapter's business runs as it was compiled, whatever its parameters.
-            same = next((v for v in self._variants if v.acting == self._backend.acting), None)
+            same = next((v for v in self.variants if v.acting == self._backend.acting), None)
             if same is None or same.changed or self._backend.concerns(given):
-                raise _foreign(self._variants[0].names, given)
-            known = tuple(zip(indices, given, (inputs[i] for i in indices), strict=True))
-            self._variants.append(same.with_parameters(known))
-            return self._variants[-1]
-        self._variants.append(self._backend.rewritten(self._gm, inputs))
-        return self._variants[-1]
+                raise _foreign(self._names, given)
+            known = tuple(
+                zip(self._indices, given, (inputs[i] for i in self._indices), strict=True)
+            )
+            self.variants.append(same.with_parameters(known))
+            return self.variants[-1]
+        self.variants.append(self._backend.rewritten(self._gm, inputs))
+        return self.variants[-1]
 
 
 def _foreign(recorded: Sequence[str | None], given: Sequence[str | None]) -> PeftError:

@@ -60,14 +60,15 @@ class Door:
         self._compiled = None
 
 
-def open_door(module: nn.Module, adapted: "Adapted", path: str) -> None:
-    """Make ``module`` a door, unless it is one already."""
+def open_door(module: nn.Module, adapted: "Adapted", path: str) -> bool:
+    """Make ``module`` a door, and say whether it was none before."""
     if DOOR in module.__dict__:
-        return
+        return False
     instance = module.__dict__.get("forward")
     original = type(module).forward if instance is None else _of_instance(instance)
     module.__dict__[DOOR] = Door(adapted, path, original)
     module.__dict__["forward"] = types.MethodType(_forward_of(original), module)
+    return True
 
 
 def close_door(module: nn.Module) -> None:
@@ -107,7 +108,7 @@ def _forward_of(original: Callable[..., Any]) -> types.FunctionType:
 
 def _identify(door: Any, module: Any) -> None:
     """Read what tells this door from others, so that Dynamo guards on it."""
-    if door.path == "?" or module.training is None or door.adapted.variant == "?":
+    if door.path == "?" or module.training is None or door.adapted.guarded == "?":
         raise AssertionError("no door has this name")
 
 

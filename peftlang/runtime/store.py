@@ -73,9 +73,12 @@ class AdapterTensors(nn.Module):
             yield name, self.tensor(name)
 
 
+_TAKEN = frozenset(dir(AdapterTensors()))
+
+
 def _attribute(part: str) -> str:
     """A part of a name as an attribute of a module; `train`, `half`, … are taken there."""
-    return f"{part}_" if hasattr(nn.Module, part) else part
+    return f"{part}_" if part in _TAKEN else part
 
 
 def create(

@@ -35,6 +35,7 @@ from tests.methods.library_specs import (
     small_arguments,
     trains,
 )
+from tests.recorded import NAME, lent
 
 NO_SITE = {"S402", "S405", "S407", "S412", "S413", "S415"}
 
@@ -134,12 +135,16 @@ def extra_inputs(adapter: Any) -> dict[str, Tensor]:
     return found
 
 
-def subject(spec: Path, preset: str, dtype: torch.dtype = torch.float32) -> Subject:
-    model = peftlang.compile(shallow(preset, layers(spec)).to(dtype), spec, **small_arguments(spec))
-    adapter = harness.only_adapter(model)
-    start = {name: t.detach().clone() for name, t in adapter.tensors().items()}
-    harness.randomise(adapter.tensors(), scale=0.1)
-    return Subject(spec, preset, model, adapter, start)
+@contextlib.contextmanager
+def subject(spec: Path, preset: str, dtype: torch.dtype = torch.float32) -> Iterator[Subject]:
+    def make() -> nn.Module:
+        return shallow(preset, layers(spec)).to(dtype)
+
+    key = preset, layers(spec), dtype
+    with lent(key, make, spec, **small_arguments(spec)) as (model, adapter):
+        start = {name: t.detach().clone() for name, t in adapter.tensors().items()}
+        harness.randomise(adapter.tensors(), scale=0.1)
+        yield Subject(spec, preset, model, adapter, start)
 
 
 @functools.cache
@@ -181,8 +186,9 @@ def _name(value: Any) -> str:
 
 
 @pytest.fixture(scope="module", params=PLACED, ids=_name)
-def on(request: pytest.FixtureRequest) -> Subject:
-    return subject(*request.param)
+def on(request: pytest.FixtureRequest) -> Iterator[Subject]:
+    with subject(*request.param) as made:
+        yield made
 
 
 @pytest.fixture
@@ -277,7 +283,7 @@ def test_generates_the_same_with_and_without_a_cache(still: Subject) -> None:
 
 
 def test_saves_and_loads_bit_for_bit(first: Subject, tmp_path: Path) -> None:
-    peftlang.save(first.model, tmp_path / "saved")
+    peftlang.save(first.model, tmp_path / "saved", adapter_name=NAME)
     loaded = peftlang.load(shallow(first.preset, layers(first.spec)), tmp_path / "saved")
     again = harness.only_adapter(loaded).tensors()
     assert again.keys() == first.tensors.keys()
@@ -312,7 +318,7 @@ def test_a_copy_is_a_model_of_its_own(typical: Subject) -> None:
     before = logits(typical.model, typical.batch())
     twin = copy.deepcopy(typical.model)
     assert torch.equal(logits(twin, typical.batch()), before)
-    for tensor in harness.only_adapter(twin).parameters().values():
+    for tensor in peftlang.adapters(twin)[NAME].parameters().values():
         tensor.data.mul_(2.0).add_(0.1)
     assert not torch.equal(logits(twin, typical.batch()), before)
     assert torch.equal(logits(typical.model, typical.batch()), before)
@@ -320,9 +326,11 @@ def test_a_copy_is_a_model_of_its_own(typical: Subject) -> None:
 
 @pytest.mark.parametrize("spec", sorted(STAND_FOR_OTHERS), ids=lambda path: path.stem)
 def test_half_precision_stays_finite(spec: Path) -> None:
-    half = subject(spec, next(p for p in KINDS if has_the_positions(spec, p)), torch.bfloat16)
-    out = half.model(**half.batch())
-    out.loss.backward()
+    preset = next(p for p in KINDS if has_the_positions(spec, p))
+    with subject(spec, preset, torch.bfloat16) as half:
+        out = half.model(**half.batch())
+        out.loss.backward()
+        gradients = [t.grad for t in half.trainable.values()]
     assert out.logits.dtype is torch.bfloat16
     assert torch.isfinite(out.logits).all()
-    assert all(t.grad is not None and t.grad.isfinite().all() for t in half.trainable.values())
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)

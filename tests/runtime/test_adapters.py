@@ -137,11 +137,12 @@ def test_unknown_and_repeated_names(two: nn.Module) -> None:
     for call in (
         lambda: peftlang.set_active(two, "secnd"),
         lambda: peftlang.remove(two, "secnd"),
+        lambda: peftlang.set_active(two, ["first", "second"]),  # type: ignore[arg-type]
     ):
         with pytest.raises(peftlang.PeftError, match="second") as error:
             call()
         assert error.value.code == "R504"
-    for name in ("second", "", "a.b", "a+b"):
+    for name in ("second", "", "a.b", "a+b", "keys", "train"):
         with pytest.raises(peftlang.PeftError) as error:
             peftlang.compile(two, "lora", adapter_name=name)
         assert error.value.code == "R511"

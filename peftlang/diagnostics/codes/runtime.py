@@ -71,7 +71,7 @@ RUNTIME: tuple[Code, ...] = (
     Code(
         "R511",
         "a name that an adapter cannot have",
-        "Names of adapters on a model are unique, and have no dot or plus.",
+        "Names of adapters on a model are unique, with no dot or plus, and none of torch's own.",
         example='`peftlang.compile(model, "lora")` twice without `adapter_name`.',
         runs=False,
     ),
