@@ -125,16 +125,16 @@ def test_forward_and_gradients(on: Subject, training: bool) -> None:
 
 @only(*PLACES)
 def test_other_shapes(on: Subject) -> None:
-    for rows, tokens in ((3, 9), (2, 11)):
-        found, wanted = on.outputs(**batch(on.preset, rows=rows, tokens=tokens))
-        assert distance(found, wanted) < CLOSE
+    found, wanted = on.outputs(**batch(on.preset, rows=3, tokens=9))
+    assert distance(found, wanted) < CLOSE
 
 
 @only(*DECODERS, *TWO_SIDED)
-def test_with_and_without_cache(on: Subject) -> None:
-    for cache in (False, True):
-        found, wanted = on.outputs(**batch(on.preset), use_cache=cache)
-        assert distance(found, wanted) < CLOSE
+def test_without_a_cache(on: Subject) -> None:
+    """All other tests of these models run with one, as their configurations say."""
+    assert on.model.config.use_cache  # type: ignore[union-attr]
+    found, wanted = on.outputs(**batch(on.preset), use_cache=False)
+    assert distance(found, wanted) < CLOSE
 
 
 @only("tiny-llama", "tiny-bert", "tiny-t5", "tiny-vit")

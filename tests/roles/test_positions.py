@@ -5,31 +5,30 @@ they matter the rows of a fused projection and the heads. Every projection is a 
 except a head; the tables list those that have no other role.
 """
 
-from functools import cache
 from pathlib import Path
 
 import pytest
 
-from peftlang.capture import capture
 from peftlang.ir.plan import Rows, Site
-from peftlang.models import PRESETS, build, example_inputs
-from peftlang.passes.decompose import write_out
-from peftlang.passes.roles import roles
+from peftlang.models import PRESETS, build
+from peftlang.pipeline import survey
 
-TABLES = Path(__file__).parent / "positions"
+TABLES, GOLDEN = (Path(__file__).parent / name for name in ("positions", "golden"))
 LAYERS = 2
 PROJECTIONS = ("q", "k", "v", "o", "up", "gate", "down")
 
 Row = tuple[str, ...]
 
 
-@cache
-def sites_of(preset: str, attention: str) -> tuple[Site, ...]:
-    model = build(preset, attn_implementation=attention)
-    graphs = capture(model, example_inputs(model))
-    for graph in graphs:
-        write_out(graph)
-    return tuple(roles(graphs))
+KINDS = [(preset, attention) for preset in sorted(PRESETS) for attention in ("sdpa", "eager")]
+
+
+@pytest.fixture(scope="module", params=KINDS, ids="-".join)
+def surveyed(request: pytest.FixtureRequest) -> tuple[str, list[Site]]:
+    """A preset and its sites, with one kind of attention."""
+    preset, attention = request.param
+    model = build(preset, attn_implementation=attention).eval()
+    return preset, survey(model).sites
 
 
 def row_text(rows: Rows | None) -> list[str]:
@@ -73,16 +72,31 @@ def as_linear(line: Row) -> Row:
     return (side, "linear", path, d_x, whole, *kept)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("preset", sorted(PRESETS))
-def test_roles_are_what_the_models_sources_say(preset: str, attention: str) -> None:
-    assert {found(site) for site in sites_of(preset, attention)} == expected(preset)
+def line(site: Site) -> str:
+    """One site: role, owner, weight, slice, and sizes."""
+    sizes = " ".join(f"{name}={size}" for name, size in sorted(site.dims.items()))
+    rows = f" rows={list(site.rows.runs)}" if site.rows else ""
+    place = f" {site.side or '-'}:{'-' if site.layer is None else site.layer}"
+    weight = f" W={site.weight}{' (transposed)' if site.transposed else ''}" if site.weight else ""
+    return f"{site.role} {site.path or '.'}{place}{weight}{rows} {sizes}\n"
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("preset", sorted(PRESETS))
-def test_sites_are_distinct_and_know_their_layer(preset: str, attention: str) -> None:
-    sites = sites_of(preset, attention)
+def test_roles_are_what_the_models_sources_say(surveyed: tuple[str, list[Site]]) -> None:
+    preset, sites = surveyed
+    assert {found(site) for site in sites if site.role != "prompt"} == expected(preset)
+
+
+def test_every_site_is_as_it_was(surveyed: tuple[str, list[Site]], update_golden: bool) -> None:
+    """Weights, slices and every size, as written down when they were looked at."""
+    preset, sites = surveyed
+    text, path = "".join(map(line, sites)), GOLDEN / f"{preset}.txt"
+    if update_golden:
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+def test_sites_are_distinct_and_know_their_layer(surveyed: tuple[str, list[Site]]) -> None:
+    sites = [site for site in surveyed[1] if site.role != "prompt"]
     assert len({site.id for site in sites}) == len(sites)
     for site in sites:
         if site.stack is not None:
@@ -91,5 +105,6 @@ def test_sites_are_distinct_and_know_their_layer(preset: str, attention: str) ->
         assert site.anchors
 
 
-def test_a_table_for_each_preset() -> None:
-    assert {path.stem for path in TABLES.glob("*.txt")} == set(PRESETS)
+@pytest.mark.parametrize("folder", [TABLES, GOLDEN])
+def test_a_table_for_each_preset(folder: Path) -> None:
+    assert {path.stem for path in folder.glob("*.txt")} == set(PRESETS)

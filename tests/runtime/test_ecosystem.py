@@ -57,8 +57,11 @@ def check_gradients(model: Any, preset: str, close: float = 50 * CLOSE) -> None:
             assert distance(parameter.grad, gradient) < close
 
 
-@pytest.mark.parametrize("reentrant", [False, True], ids=["plain", "reentrant"])
-@pytest.mark.parametrize("preset", ["tiny-llama", "tiny-gpt2", "tiny-t5", "tiny-bert"])
+@pytest.mark.parametrize(
+    ("preset", "reentrant"),
+    [("tiny-llama", False), ("tiny-llama", True), ("tiny-gpt2", False), ("tiny-t5", True),
+     ("tiny-bert", False)],
+)  # fmt: skip
 def test_gradient_checkpointing(preset: str, reentrant: bool) -> None:
     model: Any = adapted(preset)
     model.gradient_checkpointing_enable({"use_reentrant": reentrant})

@@ -22,6 +22,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "static": {"do_sample": False, "cache_implementation": "static"},
     "no cache": {"do_sample": False, "use_cache": False},
 }
+EVERYWHERE = {"greedy", "static"}
+"""The other ways differ in what `generate` does with the answers; two kinds of model show it."""
 
 
 @pytest.fixture(scope="module", params=PRESETS)
@@ -56,6 +58,8 @@ def tokens(model: Any, preset: str, **options: Any) -> Tensor:
 @pytest.mark.parametrize("way", WAYS)
 def test_same_tokens(pair: tuple[str, Any, Any], way: str) -> None:
     preset, model, reference = pair
+    if way not in EVERYWHERE and preset not in {"tiny-llama", "tiny-t5"}:
+        pytest.skip("the same graphs as in another way")
     found = tokens(model, preset, **WAYS[way])
     assert torch.equal(found, tokens(reference, preset, **WAYS[way]))
 

@@ -25,15 +25,14 @@ GENERATING: dict[str, list[dict[str, Any]]] = {
         {},
         {"num_beams": 3},
         {"do_sample": True},
-        {"cache_implementation": "static"},
         {"use_cache": False},
         {"prefill_chunk_size": 3},
         {"cache_implementation": "static", "prefill_chunk_size": 3},
         {"prompt_lookup_num_tokens": 2},
     ],
-    "tiny-gpt2": [{}, {"cache_implementation": "static", "num_beams": 2}],
+    "tiny-gpt2": [{"cache_implementation": "static", "num_beams": 2}],
     "tiny-gemma2": [{"cache_implementation": "static"}],
-    "tiny-t5": [{}, {"num_beams": 3}, {"cache_implementation": "static"}],
+    "tiny-t5": [{"num_beams": 3}, {"cache_implementation": "static"}],
     "tiny-bart": [{"num_beams": 2}],
 }
 

@@ -66,7 +66,7 @@ def test_same_as_tokens_of_the_vocabulary(preset: str) -> None:
         close(found, wanted)
 
 
-@pytest.mark.parametrize("preset", MODELS)
+@pytest.mark.parametrize("preset", ["tiny-llama", "tiny-bert", "tiny-t5"])
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 def test_same_as_peft(preset: str) -> None:
     ours: Any = prompted(preset)
@@ -105,7 +105,7 @@ def _root(model: Any) -> Any:
     return model if hasattr(model, "peftlang_adapters") else model._peftlang_door.adapted.root
 
 
-@pytest.mark.parametrize("preset", ["tiny-llama", "tiny-bert", "tiny-t5", "tiny-bart"])
+@pytest.mark.parametrize("preset", ["tiny-llama", "tiny-t5"])
 def test_results_have_the_shapes_of_the_base(preset: str) -> None:
     model: Any = build(preset, attn_implementation="eager")
     base: Any = build(preset, attn_implementation="eager")
