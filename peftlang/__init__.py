@@ -19,24 +19,23 @@ if TYPE_CHECKING:
     from peftlang.merging import merge as merge
     from peftlang.merging import unmerge as unmerge
     from peftlang.merging import why_not_mergeable as why_not_mergeable
-    from peftlang.pipeline import adapters as adapters
     from peftlang.pipeline import compile as compile
-    from peftlang.pipeline import disabled as disabled
-    from peftlang.pipeline import inputs as inputs
     from peftlang.pipeline import load as load
-    from peftlang.pipeline import penalties as penalties
-    from peftlang.pipeline import remove as remove
     from peftlang.pipeline import save as save
-    from peftlang.pipeline import set_active as set_active
+    from peftlang.runtime.control import adapters as adapters
+    from peftlang.runtime.control import disabled as disabled
+    from peftlang.runtime.control import inputs as inputs
+    from peftlang.runtime.control import penalties as penalties
+    from peftlang.runtime.control import remove as remove
+    from peftlang.runtime.control import set_active as set_active
     from peftlang.runtime.rates import parameter_groups as parameter_groups
     from peftlang.verifying import verify as verify
 
     __version__: str
 
-_OF_THE_PIPELINE = (
-    "adapters", "compile", "disabled", "inputs", "load", "penalties", "remove", "save",
-    "set_active",
-)  # fmt: skip
+_OF_THE_PIPELINE = ("compile", "load", "save")
+
+_OF_CONTROL = ("adapters", "disabled", "inputs", "penalties", "remove", "set_active")
 
 _OF_MERGING = ("NotMergeable", "merge", "unmerge", "why_not_mergeable")
 
@@ -45,6 +44,7 @@ _OF_INTEROP = ("from_hf", "to_hf", "to_hf_as_lora")
 _HOMES = {
     "PeftError": "peftlang.diagnostics",
     **dict.fromkeys(_OF_THE_PIPELINE, "peftlang.pipeline"),
+    **dict.fromkeys(_OF_CONTROL, "peftlang.runtime.control"),
     **dict.fromkeys(_OF_MERGING, "peftlang.merging"),
     "parameter_groups": "peftlang.runtime.rates",
     "verify": "peftlang.verifying",

@@ -60,6 +60,7 @@ def compile_command(
     with working(f"loading {model}"):
         from peftlang import pipeline
         from peftlang.models import example_inputs, load_model
+        from peftlang.runtime import control
 
         observe = _printer(
             print_before or [], print_after or [], sys.stderr if json else sys.stdout
@@ -73,7 +74,7 @@ def compile_command(
         )  # fmt: skip
         _run_once(base, example_inputs(base))
         pipeline.save(base, output)
-    view = pipeline.adapters(base)["default"]
+    view = control.adapters(base)["default"]
     item = max((p.element_size() for p in view.parameters().values()), default=4)
     facts = plan_facts(view.plan, counts, item)
     if json:

@@ -13,8 +13,9 @@ from peftlang.interop.options import check_options
 from peftlang.interop.reading import Reading, place_of, read_modules
 from peftlang.interop.text import spec_text
 from peftlang.ir.plan import TRAINED, Plan
-from peftlang.pipeline import Survey, adapters, compile, remove, survey
+from peftlang.pipeline import Survey, compile, survey
 from peftlang.runtime import adapted as state
+from peftlang.runtime.control import adapters, remove
 from peftlang.runtime.store import AdapterTensors
 
 Model = TypeVar("Model", bound=nn.Module)

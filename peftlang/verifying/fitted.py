@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from peftlang import pipeline
 from peftlang.ir.expr import Scalar
 from peftlang.models import build, example_inputs, load_model
+from peftlang.runtime import control
 from peftlang.runtime.adapted import of
 from peftlang.verifying.subject import Subject
 
@@ -60,9 +61,9 @@ class Fitted:
         )  # fmt: skip
 
     @property
-    def view(self) -> pipeline.AdapterView:
+    def view(self) -> control.AdapterView:
         """The adapter, for looking at."""
-        return pipeline.adapters(self.model)["default"]
+        return control.adapters(self.model)["default"]
 
     @property
     def rows(self) -> int:
@@ -74,7 +75,7 @@ class Fitted:
         wanted = self.inputs if inputs is None else inputs
         if not self.given:
             return output_of(self.model(**wanted))
-        with pipeline.inputs(self.model, **self.given):
+        with control.inputs(self.model, **self.given):
             return output_of(self.model(**wanted))
 
     def penalty(self) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 
 from peftlang import merging, pipeline
 from peftlang.diagnostics import PeftError
+from peftlang.runtime import control
 from peftlang.verifying.comparing import checked
 from peftlang.verifying.files import PythonReference
 from peftlang.verifying.fitted import Fitted, output_of
@@ -195,7 +196,7 @@ class _Checks:
             where = pipeline.save(self.model, Path(folder) / "adapter")
             base = copy.deepcopy(self._fitted.base)
             loaded = pipeline.load(base, where, example_inputs=self._fitted.inputs)
-        theirs = pipeline.adapters(loaded)["default"].tensors()
+        theirs = control.adapters(loaded)["default"].tensors()
         for name, tensor in self._fitted.view.tensors().items():
             if not torch.equal(theirs[name], tensor):
                 raise Broken(note=f"`{name}` is not what was saved")
