@@ -58,9 +58,9 @@ def compile_command(
     request = Request(spec, name, settings(set_), at, clauses(with_))
     request.build()
     with working(f"loading {model}"):
+        import peftlang
         from peftlang import pipeline
         from peftlang.models import example_inputs, load_model
-        from peftlang.runtime import control
 
         observe = _printer(
             print_before or [], print_after or [], sys.stderr if json else sys.stdout
@@ -74,7 +74,7 @@ def compile_command(
         )  # fmt: skip
         _run_once(base, example_inputs(base))
         pipeline.save(base, output)
-    view = control.adapters(base)["default"]
+    view = peftlang.adapters(base)["default"]
     item = max((p.element_size() for p in view.parameters().values()), default=4)
     facts = plan_facts(view.plan, counts, item)
     if json:
