@@ -25,21 +25,31 @@ method everywhere {
 _KEPT: dict[Hashable, nn.Module] = {}
 
 
+def borrowed(
+    key: Hashable, make: Callable[[], nn.Module], spec: Any, **options: Any
+) -> tuple[nn.Module, Any]:
+    """The model of that key with one acting adapter, and the adapter, until it is borrowed again.
+
+    Whoever borrows the model leaves the base's tensors unchanged.
+    """
+    if key not in _KEPT:
+        _KEPT[key] = peftlang.compile(make().eval(), EVERYWHERE, adapter_name=KEEPER)
+    model = _KEPT[key].eval()
+    for name in set(peftlang.adapters(model)) - {KEEPER}:
+        peftlang.remove(model, name)
+    peftlang.set_active(model)
+    peftlang.compile(model, spec, adapter_name=NAME, **options)
+    return model, peftlang.adapters(model)[NAME]
+
+
 @contextmanager
 def lent(
     key: Hashable, make: Callable[[], nn.Module], spec: Any, **options: Any
 ) -> Iterator[tuple[nn.Module, Any]]:
-    """The model of that key with one acting adapter, and the adapter; it is taken off at the end.
-
-    Whoever borrows the model gives it back in evaluation mode, its tensors unchanged.
-    """
-    if key not in _KEPT:
-        _KEPT[key] = peftlang.compile(make().eval(), EVERYWHERE, adapter_name=KEEPER)
-    model = _KEPT[key]
-    peftlang.set_active(model)
-    peftlang.compile(model, spec, adapter_name=NAME, **options)
+    """As ``borrowed``, and the adapter is taken off at the end."""
+    model, adapter = borrowed(key, make, spec, **options)
     try:
-        yield model, peftlang.adapters(model)[NAME]
+        yield model, adapter
     finally:
         model.eval()
         peftlang.remove(model, NAME)

@@ -133,3 +133,27 @@ def one_of_each_kind() -> set[Path]:
     """The shortest spec of each kind of change."""
     longest_first = sorted(library(), key=lambda path: -len(path.read_text()))
     return set({kind_of_change(path): path for path in longest_first}.values())
+
+
+def one_of_each_way() -> set[Path]:
+    """The shortest spec of each way in which a call reaches what a spec reads.
+
+    Specs of one way differ in what is written into the graph, and not in how a model with them is
+    called, copied or saved.
+    """
+    longest_first = sorted(library(), key=lambda path: -len(path.read_text()))
+    return set({_way(path): path for path in longest_first}.values())
+
+
+def _way(path: Path) -> frozenset[str]:
+    adapter = build(load(str(path)), None, small_arguments(path))
+    found = {f"has {need}" for need in needs(path)} | {"trains" for _ in trains(path)}
+    for use in adapter.uses:
+        method = use.method
+        kinds = {
+            "inputs": method.inputs, "penalties": method.penalties, "taps": method.taps,
+            "states": method.carries,
+        }  # fmt: skip
+        found |= {kind for kind, entries in kinds.items() if entries}
+    found |= {role for places in alternatives(path) for role in places if role == "prompt"}
+    return frozenset(found)

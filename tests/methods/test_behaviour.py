@@ -31,6 +31,7 @@ from tests.methods.library_specs import (
     library,
     needs,
     one_of_each_kind,
+    one_of_each_way,
     promises,
     small_arguments,
     trains,
@@ -161,7 +162,7 @@ def has_the_positions(spec: Path, preset: str) -> bool:
     return all(needed) and (not trains(spec) or bool(trains(spec) & kinds))
 
 
-STAND_FOR_OTHERS = one_of_each_kind()
+STAND_FOR_OTHERS, TYPICAL = one_of_each_kind(), one_of_each_way()
 PAIRS = list(itertools.product(library(), KINDS))
 PLACED = [
     pair
@@ -209,9 +210,9 @@ def first(still: Subject) -> Subject:
 
 @pytest.fixture
 def typical(first: Subject) -> Subject:
-    """The subject where it stands for others, for what expressions have no part in."""
-    if first.spec not in STAND_FOR_OTHERS:
-        pytest.skip("another spec makes the same kind of change")
+    """The subject where it stands for others that are called in the same way."""
+    if first.spec not in TYPICAL:
+        pytest.skip("another spec is called in the same way")
     return first
 
 
@@ -288,7 +289,7 @@ def test_saves_and_loads_bit_for_bit(first: Subject, tmp_path: Path) -> None:
     again = harness.only_adapter(loaded).tensors()
     assert again.keys() == first.tensors.keys()
     assert all(torch.equal(again[name], t) for name, t in first.tensors.items())
-    if first.spec in STAND_FOR_OTHERS:
+    if first.spec in TYPICAL:
         assert torch.equal(logits(loaded, first.batch()), logits(first.model, first.batch()))
 
 

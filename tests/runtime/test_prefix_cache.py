@@ -84,6 +84,8 @@ def test_forward(pair: tuple[nn.Module, nn.Module], rows: int, padding: str) -> 
 
 def test_generate_with_left_padding(pair: tuple[nn.Module, nn.Module]) -> None:
     model, _ = pair
+    if model.config._attn_implementation == "eager" and model.config.model_type == "gpt2":  # type: ignore[union-attr]
+        pytest.skip("either is tested with the other")
     ids = batch("tiny-llama")["input_ids"]
     mask = torch.ones_like(ids)
     mask[1, :3] = 0

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 import peftlang
 from peftlang.models import build
+from tests.recorded import borrowed
 
 LENGTH, TOKENS, VOCAB = 4, 7, 160
 BOTH_SIDES = {"tiny-t5", "tiny-bart"}
@@ -23,8 +24,10 @@ def left_padded() -> tuple[Tensor, Tensor]:
     return rows, mask
 
 
-def prompted(preset: str, **options: Any) -> nn.Module:
-    return peftlang.compile(build(preset), "prompt_tuning", l=LENGTH, **options)
+def prompted(preset: str) -> nn.Module:
+    """The one model of this preset that these tests share, with a new prompt."""
+    model, _ = borrowed(preset, lambda: build(preset), "prompt_tuning", l=LENGTH)
+    return model
 
 
 def prompt_of(model: nn.Module, name: str = "default") -> nn.Parameter:
