@@ -103,6 +103,8 @@ class Arranger:
         # Two factors have one order, unless a number between hides that one is structured.
         if chain is None or (len(chain.factors) < 3 and not chain.scalars):
             return node
+        if any(len(factor.type.dims) == 1 for factor in chain.factors[1:-1]):
+            return node  # a vector between matrices stands for the product that ends with it
         try:
             found = self._cheapest(chain)
             cheaper = self._work(found, chain) < self._work(node, chain)

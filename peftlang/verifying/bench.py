@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from peftlang.diagnostics import PeftError
-from peftlang.ir.builtins import BUILTINS
-from peftlang.ir.expr import Apply, DimValue, Number, postorder
+from peftlang.ir.expr import DimValue, Expr, Number, Scalar
 from peftlang.ir.inits import INITIALISERS, InitCall
 from peftlang.ir.interpret import Interpreter
 from peftlang.ir.method import CarryDef, Method, TapDef, TensorDef
 from peftlang.ir.positions import EMBED, NORM, POSITIONS, PROJECTION
+from peftlang.ir.reach import asking
 from peftlang.ir.sizes import site_sizes
 from peftlang.ir.types import Level, Type
 from peftlang.runtime.store import tensor_seed
@@ -47,7 +47,7 @@ class Bench:
         leaves: The site's hidden states that are inputs of the whole, gradients on.
         frozen: The site's own weights, gradients off.
         tensors: The method's tensors; those that train have gradients on.
-        inputs: What the spec declares as ``input``.
+        inputs: What the spec declares as ``input``; and what other sites would bring, gradients on.
     """
 
     placed: Placed
@@ -251,16 +251,17 @@ def _implicit(placed: Placed, type_: Type) -> list[int]:
 
 
 def _named_ids(placed: Placed) -> tuple[int, ...]:
-    """Whole numbers that the method's predicates on tokens name, as ids of its sequences."""
-    method, sizes = placed.method, placed.sizes
-    found: dict[int, None] = {}
-    for node in postorder(*(c.value for c in method.compositions)):
-        if isinstance(node, Apply) and BUILTINS[node.op].asks == "ids":
-            dims = [arg.dim for arg in node.args if isinstance(arg, DimValue)]
-            plain = [arg.value for arg in node.args if isinstance(arg, Number)]
-            found |= dict.fromkeys(dim.evaluate(sizes) for dim in dims)
-            found |= dict.fromkeys(value for value in plain if isinstance(value, int))
-    return tuple(found)
+    """Ids that the method's predicates on tokens name, and every other whole number it is given."""
+    calls = asking(placed.method, what=["ids"])
+    named = [_whole(arg, placed) for call in calls for arg in call.args]
+    given = {**placed.use.args, **placed.adapter.args}.values() if calls else ()
+    return tuple(dict.fromkeys(one for one in (*named, *given) if type(one) is int))
+
+
+def _whole(expr: Expr, placed: Placed) -> Scalar | None:
+    if isinstance(expr, DimValue):
+        return expr.dim.evaluate(placed.sizes)
+    return expr.value if isinstance(expr, Number) else None
 
 
 def _generator(placed: Placed, name: str) -> torch.Generator:
@@ -290,7 +291,8 @@ def _streams(placed: Placed, dtype: torch.dtype) -> Values:
         sequence = isinstance(entry, TapDef) and entry.sequence
         shape = [batch, *own] if sequence else [batch, tokens, *own]
         generator = _generator(placed, f"stream.{entry.name}")
-        found[entry.name] = torch.randn(shape, generator=generator, dtype=dtype)
+        drawn = torch.randn(shape, generator=generator, dtype=dtype)
+        found[entry.name] = drawn.requires_grad_()
     return found
 
 

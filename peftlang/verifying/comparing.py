@@ -1,6 +1,6 @@
 """A spec against a reference at one site: outputs, and gradients of everything that trains."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,9 +85,15 @@ def difference(placed: Placed, reference: Reference) -> float:
         PeftError: V8xx, the reference gives no usable answer.
     """
     site: Bench = unless_unfit(lambda: bench(placed))
-    ours = unless_unfit(lambda: evaluated(site, lambda own, values: site.run(
-        tensors=own, leaves=leaves_of(site, values))))  # fmt: skip
-    theirs = evaluated(site, lambda own, values: _guarded(reference, site, own, values))
+
+    def run(own: Values, values: Values) -> Outcome:
+        return site.run(tensors=own, leaves=leaves_of(site, values))
+
+    ours = unless_unfit(lambda: evaluated(site, run))
+    carried = {carry.name for carry in placed.method.carries}
+    theirs = evaluated(site, lambda own, values: _guarded(reference, site, own, values), carried)
+    carried &= set(theirs.outcome.targets)
+    ours = evaluated(site, run, carried) if carried else ours
     _check_answer(theirs, ours, reference, placed)
     return compared(ours, theirs, placed.situation.dtype)
 
@@ -106,27 +112,39 @@ def leaves_of(site: Bench, values: Values) -> Values:
     return {name: values[name] for name in site.leaves}
 
 
-def evaluated(site: Bench, run: Callable[[Values, Values], Outcome]) -> Evaluated:
-    """Run a function of fresh copies of the leaves, and differentiate its output."""
+def evaluated(
+    site: Bench, run: Callable[[Values, Values], Outcome], also: Collection[str] = ()
+) -> Evaluated:
+    """Run a function of fresh copies of the leaves, and differentiate its output.
+
+    Args:
+        site: The site.
+        run: The function, of the method's tensors and the names in scope.
+        also: Carried states, which are differentiated besides the output where it gives them.
+    """
     torch.manual_seed(tensor_seed(site.placed.situation.seed, "random"))
     own = {n: t.detach().clone().requires_grad_(t.requires_grad) for n, t in site.tensors.items()}
     leaves = {n: t.detach().clone().requires_grad_() for n, t in site.leaves.items()}
     outcome = run(own, site.values(leaves))
-    wanted = {n: t for n, t in own.items() if t.requires_grad} | leaves
+    wanted = {n: t for n, t in [*own.items(), *site.inputs.items()] if t.requires_grad} | leaves
     gradients = {name: torch.zeros_like(value) for name, value in wanted.items()}
     if outcome.h.requires_grad:
-        weights = _cotangent(outcome.h, site.placed.situation.seed)
+        total = _projected(outcome.h, site, "h")
+        for name in sorted(set(also) & set(outcome.targets)):
+            total = total + _projected(outcome.targets[name], site, name)
         found: tuple[Tensor | None, ...] = torch.autograd.grad(
-            (outcome.h * weights).sum(), list(wanted.values()), allow_unused=True
+            total, list(wanted.values()), allow_unused=True
         )
         pairs = zip(wanted, found, strict=True)
         gradients |= {name: gradient for name, gradient in pairs if gradient is not None}
     return Evaluated(outcome, gradients, outcome.h.requires_grad)
 
 
-def _cotangent(h: Tensor, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(tensor_seed(seed, "cotangent"))
-    return torch.randn(h.shape, generator=generator, dtype=torch.float64).to(h.dtype)
+def _projected(value: Tensor, site: Bench, name: str) -> Tensor:
+    seed = tensor_seed(site.placed.situation.seed, f"cotangent of {name}")
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(value.shape, generator=generator, dtype=torch.float64)
+    return (value * drawn.to(value.dtype)).sum()
 
 
 def _guarded(reference: Reference, site: Bench, own: Values, values: Values) -> Outcome:

@@ -3,7 +3,7 @@
 import importlib.util
 import inspect
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,7 +23,8 @@ FUNCTIONS = {
     "reference_model": "model, sites, params, trained, **inputs",
     "trained": "model",
     "initial": "site, W, b",
-    "penalty": "site, params",
+    "penalty": "site, params, x, h, **inputs",
+    "rates": "site",
 }
 """What a file may define, and what each function is given."""
 
@@ -48,6 +49,7 @@ class PythonReference:
         self.path, self.name = path, path.name
         self.stated: Mapping[str, Any] = vars(_executed(path))
         self.training = bool(self.stated.get("TRAINING", False))
+        _check_constants(self.stated, self.name)
         if not any(map(self.has, COMPARED)):
             raise self.lacks(
                 "`reference`, `reference_model` or `trained`", "reference"
@@ -141,6 +143,20 @@ def _executed(path: Path) -> ModuleType:
     return module
 
 
+def _check_constants(stated: Mapping[str, Any], name: str) -> None:
+    """Names are texts, in a tuple or by name."""
+    for constant in ("POSITIONS", "FROZEN", "SHARED"):
+        value = stated.get(constant, ())
+        wanted = Mapping if constant == "SHARED" and constant in stated else Collection
+        texts = not isinstance(value, str) and isinstance(value, wanted)
+        if not texts or not all(isinstance(one, str) for one in value):
+            raise PeftError(
+                f"`{constant}` of {name} is {describe(value)}", code="V804",
+                help='write `SHARED = {"A": "layers"}`' if constant == "SHARED"
+                else f'write `{constant} = ("…", "…")`, a tuple of names',
+            )  # fmt: skip
+
+
 def _frames(error: Exception, path: Path) -> list[traceback.FrameSummary]:
     return [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
 
@@ -163,7 +179,8 @@ def _first_line(error: Exception) -> str:
 
 
 def _check_targets(found: Any, values: Values, bench: Bench, name: str) -> None:
-    scope = set(POSITIONS[bench.placed.situation.role]) & TARGETS
+    carried = {carry.name for carry in bench.placed.method.carries}
+    scope = set(POSITIONS[bench.placed.situation.role]) & TARGETS | carried
     good = isinstance(found, Mapping) and found and all(
         key in scope and isinstance(value, Tensor) for key, value in found.items()
     )  # fmt: skip
@@ -174,7 +191,7 @@ def _check_targets(found: Any, values: Values, bench: Bench, name: str) -> None:
             + ", ".join(f"`{key}`" for key in sorted(scope)),
         )  # fmt: skip
     for key, value in found.items():
-        _check_shape(key, value, values.get(key), name, bench)
+        _check_shape(key, value, {**values, **bench.inputs}.get(key), name, bench)
 
 
 def describe(found: Any) -> str:

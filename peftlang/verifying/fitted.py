@@ -47,7 +47,7 @@ class Fitted:
     def __init__(self, subject: Subject, name: str) -> None:
         self.subject, self.name, self.args = subject, name, small(subject)
         self.base = _loaded(name)
-        self.inputs = _varied(example_inputs(self.base), self.base)
+        self.inputs = varied(example_inputs(self.base), self.base)
         self.model = self._adapted()
         self.given = self._given()
         parameters = self.view.parameters().items()
@@ -118,7 +118,7 @@ def _loaded(name: str) -> nn.Module:
     return model.eval()
 
 
-def _varied(inputs: dict[str, Any], base: nn.Module) -> dict[str, Any]:
+def varied(inputs: dict[str, Any], base: nn.Module) -> dict[str, Any]:
     """Different tokens, and pictures that are not empty: equal ones would hide much."""
     generator = torch.Generator().manual_seed(5)
     embedding = getattr(base, "get_input_embeddings", lambda: None)()

@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from peftlang.diagnostics import PeftError
-from peftlang.verifying.bench import bench
 from peftlang.verifying.comparing import compare
 from peftlang.verifying.files import PythonReference, describe
 from peftlang.verifying.others import SpecReference
@@ -18,7 +17,7 @@ from peftlang.verifying.situation import Placed, situations
 from peftlang.verifying.stated import check_positions, check_stated
 from peftlang.verifying.subject import Subject, roles_of
 
-STATED = ("initial", "penalty", "FROZEN", "SHARED")
+STATED = ("initial", "penalty", "rates", "FROZEN", "SHARED")
 STARTS = 6
 """Sites at which starts are looked at; each is drawn thousands of times."""
 
@@ -129,9 +128,7 @@ def stated_at(here: Placed, file: PythonReference) -> float:
             )  # fmt: skip
         return claims
 
-    def penalty(site: Any, params: Any) -> Tensor:
-        here_again = bench(here, initial=True)
-        values = {**here_again.values(), **here_again.inputs}
+    def penalty(site: Any, params: Any, values: Mapping[str, Tensor]) -> Tensor:
         found = file.call("penalty", {**values, "site": site, "params": params}, where)
         if not isinstance(found, Tensor) or found.dim():
             raise PeftError(
@@ -140,7 +137,20 @@ def stated_at(here: Placed, file: PythonReference) -> float:
             )  # fmt: skip
         return found
 
-    given = {"initial": initial, "penalty": penalty}
+    def rates(site: Any) -> Mapping[str, float]:
+        found = file.call("rates", {"site": site}, where)
+        if not isinstance(found, Mapping) or not all(map(_is_number, found.values())):
+            raise PeftError(
+                f"`rates` of {file.name} returned {describe(found)}", code="V804",
+                help="return a number for each tensor by name, as multiples of the adapter's rate",
+            )  # fmt: skip
+        return found
+
+    given = {"initial": initial, "penalty": penalty, "rates": rates}
     stated = {**file.stated, **{k: v for k, v in given.items() if file.has(k)}}
     unless_unfit(lambda: file.guard(lambda: check_stated(here, stated), where, theirs=False))
     return 0.0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

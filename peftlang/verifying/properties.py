@@ -15,7 +15,7 @@ from peftlang.verifying.bench import Bench, Values, bench
 from peftlang.verifying.comparing import TOLERANCES, checked, compared, evaluated, leaves_of
 from peftlang.verifying.others import run_as
 from peftlang.verifying.running import Broken, Difference, unless_unfit
-from peftlang.verifying.situation import Placed
+from peftlang.verifying.situation import Placed, looks_about
 from peftlang.verifying.subject import Subject
 
 EXACT = {"float64": 1e-12, "float32": 1e-6, "bfloat16": 2e-2}
@@ -181,15 +181,14 @@ def _local(placed: Placed, contract: Contract) -> float:
     site = unless_unfit(lambda: bench(placed))
     scope, tokens = POSITIONS[placed.situation.role], placed.situation.sizes["tokens"]
     strict = contract.property == "token_local"
+    free = looks_about(placed.method, placed.situation.role) and not placed.situation.causal
     if scope is PROMPT:
         raise Broken(note="every token may read what is put before the sequence")
     with torch.no_grad():
         before = unless_unfit(lambda: site.run().h)
         for at in range(tokens):
             after = site.run(leaves=_moved(site, at, keys=not strict)).h
-            kept = [t for t in range(tokens) if t != at and (strict or t < at)]
-            if not strict and scope is CORE and not placed.situation.causal:
-                kept = []
+            kept = [t for t in range(tokens) if t != at and (strict or (t < at and not free))]
             for t in kept:
                 checked(f"h at token {t} (token {at} moved)", after[:, t], before[:, t],
                         placed.situation.dtype)  # fmt: skip

@@ -13,6 +13,7 @@ from peftlang.ir.expr import Apply, Scalar, names, postorder
 from peftlang.ir.method import Adapter, Method, Use, fixed
 from peftlang.ir.plan import Site
 from peftlang.ir.positions import CORE, POSITIONS, SITE_DIMS
+from peftlang.ir.reach import mixing
 from peftlang.ir.sizes import site_sizes
 from peftlang.verifying.subject import Subject, roles_of
 
@@ -35,7 +36,7 @@ class Situation:
         dtype: Name of the number type.
         seed: Seed of every tensor.
         bias: Whether the site has a bias.
-        causal: Whether a token sees itself and earlier ones alone, at an attention product.
+        causal: Whether a token sees itself and earlier ones alone, where that makes a difference.
         training: Whether dropout and sampling are on.
     """
 
@@ -162,12 +163,17 @@ def _drawn(
         role=where, use=chosen.label, sizes=sizes, args=args,
         dtype=draw(st.sampled_from(dtypes)), seed=draw(st.integers(0, 9999)),
         bias=must or (can and draw(st.booleans())),
-        causal=where == "attn.core" and draw(st.booleans()),
+        causal=looks_about(chosen.method, where) and draw(st.booleans()),
         training=training and draw(st.booleans()),
     )  # fmt: skip
     found = Placed(situation, adapter, chosen, fixed(chosen.method, chosen.args))
     assume(_fits(found))
     return found
+
+
+def looks_about(method: Method, role: str) -> bool:
+    """Whether it matters at a site if a token sees later ones."""
+    return role != "cross_attn.core" and (role == "attn.core" or bool(mixing(method)))
 
 
 def _bias(method: Method, role: str) -> tuple[bool, bool]:

@@ -7,12 +7,13 @@ All of it is optional:
   across, by name;
 - ``initial(site, W, b)``, how each tensor starts, by name: a tensor (exactly), a
   ``torch.distributions.Distribution`` whose batch shape is the tensor's shape, or a function that
-  says whether many starts, stacked along a first dimension, will do;
-- ``penalty(site, params)``, what joins the loss in training;
+  says whether many starts, stacked along a first dimension, will do; a carried state that is a
+  number before the first site is among them;
+- ``penalty(site, params, x, h, …)``, what joins the loss in training;
 - ``rates(site)``, learning rates as multiples of the adapter's, by name, of those that have one.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,8 +21,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from peftlang.diagnostics import PeftError
+from peftlang.ir.expr import Number
 from peftlang.ir.interpret import Interpreter
-from peftlang.ir.method import TensorDef
+from peftlang.ir.method import CarryDef, TensorDef
 from peftlang.ir.types import Level, Type
 from peftlang.verifying.bench import Bench, _start, bench
 from peftlang.verifying.comparing import checked
@@ -58,15 +61,27 @@ def check_stated(placed: Placed, stated: Mapping[str, Any]) -> None:
     claims: Mapping[str, Claim] = initial(
         facts_of(site), site.frozen.get("W"), site.frozen.get("b")
     )
+    carried = {c.name: c for c in placed.method.carries if isinstance(c.init, Number)}
     defined = {d.name: d for d in placed.method.tensors}
-    if set(claims) != set(defined):
-        raise Broken(note=f"it has the tensors {_listed(defined)}, not {_listed(claims)}")
+    if set(claims) != set(defined) | set(carried):
+        raise Broken(note=f"it has {_listed([*defined, *carried])}, not {_listed(claims)}")
     _check_kinds(placed, stated, every=True)
     for name in defined:
         _check_start(placed, name, site.tensors[name].detach(), claims[name])
+    for name, carry in carried.items():
+        _check_carried(placed, carry, claims[name])
 
 
-def _listed(names: Mapping[str, Any]) -> str:
+def _check_carried(placed: Placed, carry: CarryDef, claim: Claim) -> None:
+    """A state that is a number before the first site."""
+    assert isinstance(carry.init, Number)
+    value = torch.full(placed.shape(carry.dims), float(carry.init.value))
+    if not isinstance(claim, Tensor):
+        raise Broken(note=f"`{carry.name}` is {carry.init.value:g} before the first site")
+    checked(f"start of {carry.name}", value, claim, "float32")
+
+
+def _listed(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names) or "none"
 
 
@@ -117,7 +132,7 @@ def _check_drawn(placed: Placed, name: str, value: Tensor, claim: Distribution) 
         raise Broken(note=f"{name} is {list(value.shape)}, and should be {list(claim.batch_shape)}")
     drawn = torch.cat([one.flatten() for one in _draws(placed, name, value.numel())])
     ordered = drawn.double().sort().values
-    expected = _of_one_element(claim).cdf(ordered)
+    expected = _cumulative(name, claim, ordered)
     steps = torch.arange(len(ordered) + 1, dtype=torch.float64) / len(ordered)
     distance = float(torch.maximum(steps[1:] - expected, expected - steps[:-1]).max())
     if distance * len(ordered) ** 0.5 > KOLMOGOROV:
@@ -125,6 +140,22 @@ def _check_drawn(placed: Placed, name: str, value: Tensor, claim: Distribution) 
             note=f"`{name}` starts with mean {drawn.mean():.4g} and deviation {drawn.std():.4g}, "
             f"which is not {claim}"
         )
+
+
+def _cumulative(name: str, claim: Distribution, values: Tensor) -> Tensor:
+    """The distribution function of one element.
+
+    Raises:
+        PeftError: V804, torch knows none.
+    """
+    try:
+        return _of_one_element(claim).cdf(values)
+    except (NotImplementedError, AttributeError, TypeError):
+        raise PeftError(
+            f"`{name}` cannot be held to {type(claim).__name__}, which has no `cdf` in torch",
+            code="V804",
+            help="give a function that says whether many starts, stacked, will do",
+        ) from None
 
 
 def _of_one_element(claim: Distribution) -> Distribution:
@@ -148,14 +179,20 @@ def _draws(placed: Placed, name: str, count: int) -> Iterator[Tensor]:
 
 def _check_penalty(site: Bench, penalty: Callable[..., Any] | None) -> None:
     """The penalty and its gradients are those of the file's function; 0 where it has none."""
-    method = site.placed.method
+    method, values = site.placed.method, site.values()
     own = {**site.inputs, **site.tensors}
-    interpret = site.interpreter(method, own, site.values(), training=True)
+    interpret = site.interpreter(method, own, values, training=True)
     ours = [_averaged(torch.as_tensor(interpret(p)), p.type) for p in method.penalties]
-    theirs = [] if penalty is None else [penalty(facts_of(site), Params(site.tensors))]
+    theirs = (
+        []
+        if penalty is None
+        else [penalty(facts_of(site), Params(site.tensors), {**values, **site.inputs})]
+    )
     got, wanted = (sum(terms, torch.zeros(())) for terms in (ours, theirs))
     checked("penalty", got, wanted, "float32")
-    for name, value in site.trained.items():
+    for name, value in {**own, **site.leaves}.items():
+        if not value.requires_grad:
+            continue
         slopes = _slope(got, value), _slope(wanted, value)
         checked(f"gradient of the penalty by {name}", *slopes, dtype="float32")
 

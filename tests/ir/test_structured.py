@@ -199,6 +199,17 @@ def test_a_chain_of_products_takes_its_cheapest_order(text: str, order: str) -> 
     torch.testing.assert_close(Interpreter(torch, sizes, values.__getitem__)(expr), x @ dense.T)
 
 
+def test_a_vector_between_matrices_keeps_its_place() -> None:
+    """`(A @ x) @ M` sums what `A @ x` has, which no `x @ M` could begin with."""
+    expr = chained("2.0 * ((A @ x) @ M)", A=("r", "d_x"), M=("r", "d_h"))
+    sizes = {"d_x": 6, "d_h": 5, "r": 2}
+    values = {node.name: torch.randn([d.evaluate(sizes) for d in node.type.dims])
+              for node in postorder(expr) if isinstance(node, Ref)}  # fmt: skip
+    x = values["x"] = torch.randn(2, 3, 6)
+    found = Interpreter(torch, sizes, values.__getitem__)(expr)
+    torch.testing.assert_close(found, 2 * x @ values["A"].T @ values["M"])
+
+
 def shown(expr: Expr) -> str:
     if isinstance(expr, Apply) and expr.op in "@*":
         parts = [f"({shown(a)})" if isinstance(a, Apply) and a.op in "@*" else shown(a)

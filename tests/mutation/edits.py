@@ -36,7 +36,7 @@ def names_of(method: n.Method) -> Names:
     """Every name that an expression of the method may read."""
     integers = [p.name.text for p in method.parameters if p.type.text == "int"]
     numbers = [p.name.text for p in method.parameters if p.type.text in ("int", "float")]
-    declared = (n.Param, n.Buffer, n.Input, n.Let, n.Function)
+    declared = (n.Param, n.Buffer, n.Input, n.Carry, n.Let, n.Function)
     own = [c.name.text for c in method.clauses if isinstance(c, declared)]
     return Names((*own, *_SITE_VALUES), tuple(numbers), (*integers, *_SITE_DIMS))
 
@@ -218,15 +218,14 @@ def _in_clause(clause: n.Clause, names: Names) -> Iterator[Edit]:
     match clause:
         case n.Param() | n.Buffer():
             yield from _tensor(clause, names)
+        case n.Carry():
+            for word in ("zeros", "ones"):
+                yield "start", replace(clause, init=n.Name(clause.span, word))
         case n.Let() | n.Function():
             yield from edits(clause, in_expression, names)
-        case n.Penalty():
+        case n.Penalty() | n.Rate():
             yield "clause dropped", None
-            yield from edits(clause, in_expression, names)
-        case n.Rate():
-            yield "clause dropped", None
-            for name in names.numbers:
-                yield "rate", replace(clause, value=n.Name(clause.span, name))
+            yield from _in_training(clause, names)
         case n.Composition():
             yield "clause dropped", None
             for target in ("h", "W", "b", "k", "v", "q"):
@@ -239,6 +238,14 @@ def _in_clause(clause: n.Clause, names: Names) -> Iterator[Edit]:
         case n.Position():
             for kind, changed in in_selector(clause.selector):
                 yield kind, replace(clause, selector=changed)
+
+
+def _in_training(clause: n.Penalty | n.Rate, names: Names) -> Iterator[Edit]:
+    if isinstance(clause, n.Penalty):
+        yield from edits(clause, in_expression, names)
+        return
+    for name in names.numbers:
+        yield "rate", replace(clause, value=n.Name(clause.span, name))
 
 
 def _tensor(clause: n.Param | n.Buffer, names: Names) -> Iterator[Edit]:

@@ -44,9 +44,10 @@ EQUIVALENT: tuple[Equivalent, ...] = (
     Equivalent(
         "the function reads `h`, and never the `x` that the insertion form chooses",
         r"insertion (sequential|parallel)",
-        ("compacter", "difffit", "ia3", "loreft", "multi_head_parallel_adapter", "pfeiffer",
-         "polyhistor", "prefix", "prefix_gated", "prompt_tuning", "road", "surm_adapter",
-         "uniadapter"),
+        ("adalink", "adapterfusion", "compacter", "control_prefixes", "deep_prompts", "difffit",
+         "iaa", "ia3", "loreft", "meet", "mixphm", "mov", "multi_head_parallel_adapter",
+         "p_tuning", "pfeiffer", "polyhistor", "prefix", "prefix_gated", "prefix_mlp",
+         "prompt_tuning", "road", "surm_adapter", "uniadapter", "vl_adapter"),
     ),
     Equivalent(
         "the gain reads `h`, and no `x`, which is all that the insertion form chooses",
@@ -54,9 +55,10 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         ("difffit",),
     ),
     Equivalent(
-        "the prefix reads no `x`, which is all that the insertion form chooses",
-        r"prefix\(l = l\) at attn\.core, cross_attn\.core with insertion sequential",
-        ("mam",),
+        "what is put before others reads no `x`, which is all that the insertion form chooses",
+        r"(prefix\(l = l\) at attn\.core, cross_attn\.core|first_prompt\(l = l\) at prompt)"
+        r" with insertion sequential",
+        ("deep_prompts", "mam"),
     ),
     Equivalent(
         "elementwise operators align dimensions by name, so a transposed operand is put back",
@@ -93,7 +95,7 @@ EQUIVALENT: tuple[Equivalent, ...] = (
     Equivalent(
         "heads and widths align by name, so a transposed change is put back",
         r"composition h = .*transpose\((delta|h)\).*",
-        ("multi_head_parallel_adapter", "prefix_gated"),
+        ("llama_adapter", "llama_adapter_v2", "multi_head_parallel_adapter", "prefix_gated"),
     ),
     Equivalent(
         "the vectors of the bases align by name with the matrices that they scale",
@@ -115,8 +117,11 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         r"(let z = hard_concrete|penalty beta \* hard_concrete_l0)\(transpose\(log_alpha\)\)",
         ("diff_pruning",),
     ),
-    Equivalent("an inner product does not mind the order", r"function delta = \(x @ a \+ c\) \* v",
-               ("adapter_bias",)),
+    Equivalent("an inner product does not mind the order",
+               r"function delta = (\(x @ a \+ c\) \* v|sigmoid\(x @ G\) \* .*)",
+               ("adapter_bias", "unipelt")),
+    Equivalent("an inner product does not mind the order",
+               r"let g = sigmoid\(pool\(x, causal = false\) @ G\)", ("unipelt",)),
     Equivalent(
         "no gradient flows through the outer `stop_gradient` either",
         r"composition W = \(m / stop_gradient\(norm\(stop_gradient\(V\), over d_x\)\)\) \* V",
@@ -128,7 +133,30 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         ("dora",),
     ),
     Equivalent("whole numbers have no gradient",
-               r".*stop_gradient\((E|task|layer)\).*", ("fourierft", "hyperformer")),
+               r".*stop_gradient\((E|task|layer|label)\).*",
+               ("control_prefixes", "fourierft", "hyperformer", "meet", "vl_adapter")),
+    Equivalent("it does not matter in which order ids are named",
+               r"function delta = dropout\(occurrence\(n, sep, cls\) @ V, p\)", ("pasta",)),
+    Equivalent(
+        "the k largest of those that are kept are the same k",
+        r"penalty balance \* [ME] \* sum\(mean\(chosen\(kept, k, over [ME]\), over batch\) \* "
+        r"mean\(p, over batch\)\)",
+        ("perft", "pesc"),
+    ),
+    Equivalent(
+        "`pool` is of the whole sequence in any case; where that has to be said, the compiler asks",
+        r"let g = (softmax\(R @ pool\(x\), over n\)|sigmoid\(G @ pool\(x\)\))",
+        ("styleinject", "unipelt"),
+    ),
+    Equivalent(
+        "of zeros and at most one 1 the sum is the largest, and the norm",
+        r"composition x = \(1 - (max|norm)\(s, over l\)\) \* x \+ s @ P",
+        ("deep_prompts",),
+    ),
+    Equivalent("no gradient flows to where a token stands",
+               r"composition x = .*stop_gradient\(s\).*", ("deep_prompts",)),
+    Equivalent("each use says where it is, whatever the method's own position", r"position .*",
+               ("deep_prompts", "deft", "llama_adapter_v2", "unipelt")),
     Equivalent("a role without `.weight` or `.bias` is both",
                r"train (norm, norm\.bias|norm\.weight, norm)", ("norm_tuning",)),
     Equivalent("of four entries, the last but one is the third",
@@ -137,15 +165,6 @@ EQUIVALENT: tuple[Equivalent, ...] = (
     Equivalent("every bias is trained already, those of norms as well", r"train bias, norm",
                ("difffit",)),
 )  # fmt: skip
-
-
-UNREVIEWED: tuple[str, ...] = (
-    "conformer_adapter", "control_prefixes", "convpass", "deep_prompts", "llama_adapter",
-    "llama_adapter_v2", "meet", "p_tuning", "pasta", "prefix_mlp",
-    "adalink", "adapterfusion", "iaa", "mixphm", "mov", "perft", "pesc", "petalface",
-    "routing_lora", "styleinject", "unipelt", "vl_adapter", "deft",
-)  # fmt: skip
-"""Specs whose survivors nobody has looked at yet; their mutants are not judged until then."""
 
 
 def reason_for(spec: str, line: str) -> str | None:

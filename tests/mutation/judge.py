@@ -18,14 +18,16 @@ from peftlang.ir.dims import Indivisible
 from peftlang.ir.expr import Scalar
 from peftlang.ir.method import HyperParameter
 from peftlang.ir.positions import POSITIONS
-from peftlang.verifying import Reference, Subject, load_reference
+from peftlang.verifying import Subject
 from peftlang.verifying.comparing import difference
+from peftlang.verifying.files import PythonReference
+from peftlang.verifying.holding import stated_at
 from peftlang.verifying.running import Broken
-from peftlang.verifying.situation import Placed, Situation, placed
-from peftlang.verifying.stated import check_positions, check_stated
+from peftlang.verifying.situation import Placed, Situation, looks_about, placed
+from peftlang.verifying.stated import check_positions
 from peftlang.verifying.subject import roles_of
 from tests.mutation.training import trained_otherwise
-from tests.oracles.plain import REFERENCES, file_of
+from tests.oracles.plain import REFERENCES
 
 INTEGERS = (4, 3, 5, 2, 7)
 """Values of integer hyper-parameters: small, and as different from each other as sizes allow."""
@@ -41,8 +43,7 @@ class Case:
     """A spec with arguments, and the sites at which it and its mutants are judged."""
 
     path: Path
-    reference: Reference
-    stated: Mapping[str, Any]
+    reference: PythonReference
     args: Mapping[str, Scalar]
     situations: tuple[Situation, ...]
 
@@ -55,11 +56,11 @@ class Case:
             if labels != {s.use for s in self.situations}:
                 return f"uses {', '.join(sorted(labels))}"
             places = [str(t) for use in adapter.uses for t in use.selector.targets]
-            check_positions(places, self.stated)
+            check_positions(places, self.reference.stated)
             for situation in self.situations:
                 self._judge(placed(subject, situation))
-            if "trained" in self.stated:
-                return trained_otherwise(adapter, self.stated["trained"])
+            if "trained" in self.reference.stated:
+                return trained_otherwise(adapter, self.reference.stated["trained"])
         except Broken as broken:
             return str(broken)
         except (PeftError, RuntimeError, IndexError, Indivisible, UnsatisfiedAssumption) as refused:
@@ -71,13 +72,13 @@ class Case:
             # Sizes that the operators refuse are reported by `assume`, which expects hypothesis.
             warnings.simplefilter("ignore", HypothesisDeprecationWarning)
             difference(at, self.reference)
-        check_stated(at, self.stated)
+            stated_at(at, self.reference)
 
 
 def case(path: Path) -> Case:
     """How a spec is judged: by `tests/references/NAME.py`."""
     subject = Subject(path.read_text("utf-8"))
-    loaded = load_reference(REFERENCES / f"{path.stem}.py")
+    loaded = PythonReference(REFERENCES / f"{path.stem}.py")
     entry = subject.loaded.main()
     for args in _arguments(entry.hypers):
         try:
@@ -89,7 +90,7 @@ def case(path: Path) -> Case:
                 difference(at, loaded)
         except (PeftError, Indivisible):
             continue
-        return Case(path, loaded, file_of(path.stem), args, situations)
+        return Case(path, loaded, args, situations)
     raise AssertionError(f"no small arguments suit {path.name}")
 
 
@@ -100,7 +101,7 @@ def _arguments(hypers: tuple[HyperParameter, ...]) -> Iterator[dict[str, Scalar]
     for hyper in hypers:
         if hyper.kind == "float":
             value = 0.25 + 0.5 * float(hyper.default or 0)
-            while value in fixed.values():
+            while value in (hyper.default, *fixed.values()):
                 value += 0.125
             fixed[hyper.name] = value
     choices = itertools.product(INTEGERS, repeat=len(integers))
@@ -111,14 +112,22 @@ def _arguments(hypers: tuple[HyperParameter, ...]) -> Iterator[dict[str, Scalar]
 def _situations(
     subject: Subject, args: Mapping[str, Scalar], *, training: bool
 ) -> Iterator[Situation]:
-    """One site of each kind for each use; with dropout on as well, where the reference has it."""
+    """One site of each kind for each use; with dropout on as well, where the reference has it.
+
+    Attention is causal; what else looks at other tokens does so with and without later ones.
+    """
     for use in subject.build(args).uses:
         kinds: list[Any] = []
         for role in roles_of(use):
             if not any(POSITIONS[role] is kind for kind in kinds):
                 kinds.append(POSITIONS[role])
-                for on in (False, True)[: 1 + training]:
+                causal = looks_about(use.method, role)
+                both = causal and role != "attn.core"
+                modes = itertools.product(
+                    (causal, False)[: 1 + both], (False, True)[: 1 + training]
+                )
+                for way, on in modes:
                     yield Situation(
                         role=role, use=use.label, args=dict(args), training=on,
-                        sizes=_SIZES | _OTHER.get(role, {}), causal=role == "attn.core",
+                        sizes=_SIZES | _OTHER.get(role, {}), causal=way,
                     )  # fmt: skip

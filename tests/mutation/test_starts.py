@@ -13,10 +13,10 @@ from peftlang.verifying.bench import bench
 from peftlang.verifying.comparing import evaluated, leaves_of
 from peftlang.verifying.situation import Situation, placed
 from tests.mutation.judge import Case
-from tests.mutation.test_mutants import REVIEWED, judge_of
+from tests.mutation.test_mutants import WITH_REFERENCE, judge_of
 from tests.oracles.plain import file_of
 
-PLACED = [path for path in REVIEWED if "reference" in file_of(path.stem)]
+PLACED = [path for path in WITH_REFERENCE if "reference" in file_of(path.stem)]
 """Specs that place methods; the others train the base's own parameters alone."""
 
 

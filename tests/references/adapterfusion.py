@@ -1,6 +1,7 @@
 """AdapterFusion: Pfeiffer et al. 2021, section 3.2: the layer asks, the adapters answer."""
 
 import torch
+from torch.distributions import Normal
 
 
 def reference(site, params, h):
@@ -9,6 +10,17 @@ def reference(site, params, h):
     scores = torch.stack([(query * (z @ params.K.T)).sum(-1) for z in outputs], dim=-1)
     weights = torch.softmax(scores, dim=-1)
     return sum(weights[..., n, None] * (z @ params.V.T) for n, z in enumerate(outputs))
+
+
+def initial(site, W, b):
+    d, small = site.d_h, Normal(0.0, 0.02)
+    return {
+        "D": small.expand([site.N, site.r, d]),
+        "U": torch.zeros(site.N, d, site.r),
+        "Q": small.expand([d, d]),
+        "K": small.expand([d, d]),
+        "V": torch.eye(d),
+    }
 
 
 POSITIONS = ("ffn",)

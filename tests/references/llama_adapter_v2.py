@@ -23,4 +23,10 @@ def initial(site, W, b):
     return {"s": torch.ones(site.d_x), "c": torch.zeros(site.d_h)}
 
 
+def trained(model):
+    """The gain of every norm."""
+    norms = {path for path, module in model.named_modules() if "Norm" in type(module).__name__}
+    return {n for n, _ in model.named_parameters() if n in {f"{path}.weight" for path in norms}}
+
+
 POSITIONS = ("attn.core", "linear")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from peftlang.diagnostics import PeftError
-from peftlang.verifying import Subject, compare, load_reference
+from peftlang.verifying import Subject, compare, load_reference, verify
 
 LORA = """
 def reference(site, params, x, h, W, b, **inputs):
@@ -82,6 +82,33 @@ def test_what_is_no_reference(code: str, text: str, tmp_path: Path) -> None:
     assert caught.value.code == code
     if code == "V803":
         assert f"{tmp_path / 'ref.py'}:2: `return h + params.C`" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("V804", "POSITIONS = 3"),
+        ("V804", "FROZEN = 'A'"),
+        ("V804", "SHARED = ('A',)"),
+        ("V802", "def initial(nothing):\n    return {}"),
+        ("V804", "def initial():\n    return 3"),
+        (
+            "V803",
+            "def initial(params):\n    return {'A': lambda t: t.nothing, 'B': lambda t: True}",
+        ),
+        ("V804", "def initial(site):\n    return dict.fromkeys('AB', Dirichlet(torch.ones(2, 2)))"),
+        ("V804", "def penalty(x):\n    return x"),
+        ("V803", "def penalty(x):\n    raise ValueError"),
+        ("V802", "def rates(nothing):\n    return {}"),
+        ("V804", "def rates():\n    return 3"),
+    ],
+)
+def test_what_is_no_statement(code: str, text: str, tmp_path: Path) -> None:
+    above = "import torch\nfrom torch.distributions import Dirichlet\n"
+    path = written(tmp_path, LORA + above + text)
+    with pytest.raises(PeftError) as caught:
+        verify("lora", against=path, examples=1, whole=False)
+    assert caught.value.code == code
 
 
 def test_references_that_are_nowhere() -> None:
