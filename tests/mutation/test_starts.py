@@ -20,9 +20,11 @@ PLACED = [path for path in WITH_REFERENCE if "reference" in file_of(path.stem)]
 """Specs that place methods; the others train the base's own parameters alone."""
 
 
-def _learns(subject: Subject, situation: Situation) -> bool:
-    """Whether a trained tensor of the use has a gradient that is not zero at the start."""
+def _learning(subject: Subject, situation: Situation) -> bool | None:
+    """Whether a trained tensor of the use has a gradient at the start; None where none trains."""
     site = bench(placed(subject, situation), initial=True)
+    if not site.trained:
+        return None
     found = evaluated(
         site, lambda own, values: site.run(tensors=own, leaves=leaves_of(site, values))
     )
@@ -34,5 +36,10 @@ def test_something_has_a_gradient_at_the_start(path: Path) -> None:
     judge = judge_of(path)
     assert isinstance(judge, Case)
     subject = Subject(path.read_text("utf-8"))
-    learning = {s.use for s in judge.situations if _learns(subject, s)}
-    assert learning == {s.use for s in judge.situations}
+    learning: dict[str, bool] = {}
+    for situation in judge.situations:
+        found = _learning(subject, situation)
+        if found is not None:
+            learning[situation.use] = learning.get(situation.use, False) or found
+    assert learning
+    assert all(learning.values())

@@ -92,11 +92,8 @@ def test_what_is_no_reference(code: str, text: str, tmp_path: Path) -> None:
         ("V804", "SHARED = ('A',)"),
         ("V802", "def initial(nothing):\n    return {}"),
         ("V804", "def initial():\n    return 3"),
-        (
-            "V803",
-            "def initial(params):\n    return {'A': lambda t: t.nothing, 'B': lambda t: True}",
-        ),
-        ("V804", "def initial(site):\n    return dict.fromkeys('AB', Dirichlet(torch.ones(2, 2)))"),
+        ("V803", "def initial():\n    return {'A': lambda t: t.nothing, 'B': lambda t: True}"),
+        ("V804", "def initial(site):\n    return {'A': of(site.r, site.d_x), 'B': lambda t: True}"),
         ("V804", "def penalty(x):\n    return x"),
         ("V803", "def penalty(x):\n    raise ValueError"),
         ("V802", "def rates(nothing):\n    return {}"),
@@ -104,7 +101,8 @@ def test_what_is_no_reference(code: str, text: str, tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_statement(code: str, text: str, tmp_path: Path) -> None:
-    above = "import torch\nfrom torch.distributions import Dirichlet\n"
+    above = "from torch.distributions import StudentT\n"
+    above += "def of(*shape):\n    return StudentT(3.0).expand(shape)\n"
     path = written(tmp_path, LORA + above + text)
     with pytest.raises(PeftError) as caught:
         verify("lora", against=path, examples=1, whole=False)
