@@ -8,6 +8,7 @@ from peftlang.diagnostics import PeftError
 from peftlang.passes.locate import locate
 from peftlang.passes.occurrence import Missing
 from peftlang.passes.rewriting import Rewriting
+from peftlang.passes.rooms import rooms
 
 
 def annotate(work: Rewriting) -> None:
@@ -19,6 +20,9 @@ def annotate(work: Rewriting) -> None:
     sites = {k: s for active in work.active for k, s in active.plan.concerned.items()}
     in_graphs = [site for site in sites.values() if site.role != "prompt"]
     work.located = [locate(graph, in_graphs) for graph in work.graphs]
+    prompts = [site for site in sites.values() if site.role == "prompt"]
+    for graph, located in zip(work.graphs, work.located, strict=True):
+        rooms(graph, prompts, located)
     lost = [missing for located in work.located for missing in located.missing]
     if lost:
         raise _not_found(lost)

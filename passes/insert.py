@@ -24,6 +24,7 @@ from peftlang.passes.attention_view import AttentionView
 from peftlang.passes.flows import Flows
 from peftlang.passes.lengthen import lengthen
 from peftlang.passes.rewriting import SLOT, ActivePlan, Emission, Rewriting, SlotReads
+from peftlang.passes.rooms import fill
 from peftlang.passes.steps import Application, Step, applications, outermost_first
 from peftlang.passes.streams import Streams, view_of
 from peftlang.passes.views import SiteView
@@ -40,6 +41,8 @@ def insert(work: Rewriting) -> None:
             write(step)
         _replace_trained(graph, work.active, streams.reads[index])
     streams.finish()
+    for graph in work.graphs:
+        fill(graph.gm.graph)
 
 
 def _replace_trained(graph: CapturedGraph, active: Iterable[ActivePlan], reads: SlotReads) -> None:

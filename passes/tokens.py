@@ -38,6 +38,11 @@ def soft_slot(side: str) -> str:
     return f"{SOFT}{side}"
 
 
+def room_slot(side: str) -> str:
+    """The same where the soft tokens are before the sequence in its layers alone."""
+    return f"{SOFT}{side}.layers"
+
+
 def sequence_of(site: Site) -> str:
     """Which of the model's sequences the tokens at a site are: a side, or ``model``."""
     if site.role in {"cross_attn.k", "cross_attn.v"}:
@@ -72,9 +77,10 @@ class Sequence:
         starts, ends = self._fact(FROM_START), self._fact(FROM_END)
         if starts is None or ends is None:
             ones = torch.ones_like(self._token(), dtype=torch.long)
-            starts = ones.cumsum(-1) - 1
+            starts = ones.cumsum(-1) - 1 - self._in_front()
             ends = ones.flip(-1).cumsum(-1).flip(-1) - 1
-        return self._number((starts < first) | (ends < last))
+        chosen = ((starts >= 0) & (starts < first)) | (ends < last)
+        return self._number(chosen)
 
     def identified(self, ids: tuple[Any, ...]) -> Any:
         """Which tokens have one of these ids and are no padding: booleans ``[batch, tokens]``.
@@ -99,9 +105,7 @@ class Sequence:
 
     def soft(self, count: int) -> Any:
         """1 in column k at the k-th soft token: ``[batch, tokens, count]``."""
-        held, slot = 0, soft_slot(self._side)
-        if slot in self._view.reads.given:
-            held = self._view.reads.value(slot).shape[0]
+        held = self._in_front()
         if count > held > 0:
             raise PeftError(
                 f"`soft({count})` is read at {self._view.occurrence.site.id}, and only {held} soft "
@@ -113,6 +117,14 @@ class Sequence:
         place = place if held else place - place - 1
         column = torch.ones_like(place.unsqueeze(-1).expand(-1, -1, count)).cumsum(-1) - 1
         return self.as_number(place.unsqueeze(-1) == column)
+
+    def _in_front(self) -> int:
+        """How many soft tokens the sequence begins with at the site."""
+        reads, inside = self._view.reads, self._view.occurrence.site.layer is not None
+        for slot in (soft_slot(self._side), *([room_slot(self._side)] if inside else [])):
+            if slot in reads.given:
+                return int(reads.value(slot).shape[0])
+        return 0
 
     def real(self) -> Any:
         """False at padding, ``[batch, tokens]``; None where every token is real."""

@@ -27,6 +27,7 @@ from peftlang.passes.prompts import prompts
 from peftlang.passes.resolve import resolve
 from peftlang.passes.rewriting import Rewriting
 from peftlang.passes.roles import roles
+from peftlang.passes.rooms import prompts_inside
 from peftlang.passes.sequences import check_sequences, named_ids
 from peftlang.passes.share import share
 from peftlang.runtime import adapted as state
@@ -94,7 +95,7 @@ def survey(model: nn.Module, example_inputs: Mapping[str, Any] | None = None) ->
         write_out(graph)
     sites = roles(graphs)
     prompt = prompt_site(model, sites)
-    found = sites + ([prompt] if prompt else [])
+    found = sites + ([prompt] if prompt else []) + prompts_inside(graphs, sites)
     return Survey(graphs, found, modules(graphs, sites), why_no_prompt(model))
 
 

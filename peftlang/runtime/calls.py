@@ -10,6 +10,7 @@ from torch import nn
 from peftlang.runtime.conditions import check_rows, checked
 from peftlang.runtime.penalties import with_penalties
 from peftlang.runtime.prompts import lengthened
+from peftlang.runtime.rooms import roomed
 from peftlang.runtime.tokens import placed
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def before_call(
         if not adapted.inside:
             check_rows(adapted.inputs, (*call.args, *call.kwargs.values()))
             stack.enter_context(lengthened(adapted, door, module, call))
+            stack.enter_context(roomed(adapted, door, call))
             stack.enter_context(placed(adapted, door, module, call))
             with_penalties(adapted, door, module, call)
             stack.callback(adapted.streams.clear)

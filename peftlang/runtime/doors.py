@@ -24,6 +24,7 @@ from torch import nn
 
 from peftlang.capture import compile_function, only_inlined
 from peftlang.diagnostics import PeftError
+from peftlang.runtime.rooms import admitted
 
 if TYPE_CHECKING:
     from peftlang.runtime.adapted import Adapted
@@ -99,7 +100,7 @@ def _forward_of(original: Callable[..., Any]) -> types.FunctionType:
         door: Any = self._peftlang_door
         if torch.compiler.is_compiling() and door.adapted.inside:
             _identify(door, self)
-            return _watched(original, self, *args, **kwargs)
+            return _recorded(door, original, self, args, kwargs)
         return _enter(self, *args, **kwargs)
 
     function: Any = forward
@@ -110,6 +111,17 @@ def _identify(door: Any, module: Any) -> None:
     """Read what tells this door from others, so that Dynamo guards on it."""
     if door.path == "?" or module.training is None or door.adapted.guarded == "?":
         raise AssertionError("no door has this name")
+
+
+@only_inlined
+def _recorded(
+    door: Any, original: Callable[..., Any], module: Any, args: Any, kwargs: dict[str, Any]
+) -> Any:
+    """A door's own forward, around which a layer may take soft tokens in, or let them go."""
+    if door.path not in door.adapted.rooms:
+        return _watched(original, module, *args, **kwargs)
+    run = functools.partial(_watched, original)
+    return admitted(door.adapted, door.path, run, module, args, kwargs)
 
 
 @only_inlined
@@ -162,7 +174,7 @@ def _body(door: Door) -> Callable[..., Any]:
         if not torch.compiler.is_compiling():
             raise not_compiled(path)
         _identify(module._peftlang_door, module)
-        return _watched(original, module, *args, **kwargs)
+        return _recorded(module._peftlang_door, original, module, args, kwargs)
 
     code = body.__code__.replace(co_name=f"peftlang_door_{path.replace('.', '_') or 'root'}")
     return types.FunctionType(code, body.__globals__, code.co_name, None, body.__closure__)

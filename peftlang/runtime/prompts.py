@@ -81,7 +81,7 @@ def lengthened(adapted: "Adapted", door: "Door", module: nn.Module, call: "Call"
     Raises:
         PeftError: R515, an argument of the call leaves no room for a prompt.
     """
-    found = prompts_of(adapted)
+    found = [prompt for prompt in prompts_of(adapted) if prompt.site.weight is not None]
     cache = cache_of(call.kwargs)
     if not found:
         check_continues(cache, 0)

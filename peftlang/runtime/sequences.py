@@ -119,7 +119,10 @@ def why_no_prompt(root: nn.Module) -> str:
     own = parameters(forward_of(root))
     other = [name for name in _INPUTS if name in own and name != "input_ids"]
     what = f"reads `{other[0]}`, which are no token ids" if other else "takes no `input_ids`"
-    return f"A soft prompt goes before a sequence of token ids, and this model {what}."
+    return (
+        f"A soft prompt goes before a sequence of token ids, and this model {what}; or before one "
+        "that all layers of a stack attend to, and read nothing beside that is as long."
+    )
 
 
 def _readers(root: nn.Module, sites: Sequence[Site]) -> Iterator[tuple[Site, str]]:

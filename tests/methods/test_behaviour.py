@@ -49,7 +49,7 @@ ROLES: dict[str, set[str]] = {
     "tiny-bert": set(POSITIONS) - _CROSS - {"ffn.gate"},
     "tiny-llama": set(POSITIONS) - _CROSS,
     "tiny-t5": set(POSITIONS),
-    "tiny-vit": set(POSITIONS) - _CROSS - {"ffn.gate", "prompt"},
+    "tiny-vit": set(POSITIONS) - _CROSS - {"ffn.gate"},
     "tiny-mamba": {"linear", "head", "norm", "embed", "block", "prompt"},
 }
 """What each kind of model has, by hand."""
@@ -58,7 +58,7 @@ SEQUENCES = {
     "tiny-bert": {"ids", "soft"},
     "tiny-llama": {"ids", "soft"},
     "tiny-t5": {"ids"},
-    "tiny-vit": {"conv2"},
+    "tiny-vit": {"conv2", "soft"},
     "tiny-mamba": {"ids", "soft"},
 }
 """What the tokens of every layer of each kind of model have."""
