@@ -20,6 +20,7 @@ from peftlang.ir.expr import names
 from peftlang.ir.interpret import Interpreter
 from peftlang.ir.linearity import Degree, dependence
 from peftlang.ir.plan import TRAINED, Site
+from peftlang.passes.experts import is_expert, with_changes
 from peftlang.passes.rewriting import ActivePlan
 from peftlang.passes.steps import Application, applications
 from peftlang.passes.views import scattered, select
@@ -152,7 +153,7 @@ def _by_weight(by_site: Mapping[str, list[Application]], neighbours: Neighbours)
         site = found[0].site
         reader, writer = neighbours.reader.get(site_id), neighbours.writer.get(site_id)
         host = reader or writer or site
-        key = f"{host.weight}:{host.rows}" if host.weight else host.id
+        key = f"{host.weight}:{host.rows}:{host.dims.get('expert')}" if host.weight else host.id
         job = jobs.setdefault(key, _Job(host))
         (job.before if reader else job.after if writer else job.own).extend(found)
     return list(jobs.values())
@@ -163,7 +164,9 @@ def _fold_group(job: _Job, state: _State) -> None:
         if job.host.weight is None:
             raise _Refusal(_no_weights(job.host.role))
         _refuse_if_tied(job.host, state)
-        if job.host.role in PROJECTIONS:
+        if is_expert(job.host):
+            _fold_expert(job, state)
+        elif job.host.role in PROJECTIONS:
             _fold_projection(job, state)
         elif job.host.role == "norm":
             _fold_norm(job, state)
@@ -227,6 +230,30 @@ def _fold_projection(job: _Job, state: _State) -> None:
     offset = _run(job, state, torch.zeros(1, width, dtype=torch.float64, device=device))[0]
     weight = (_run(job, state, basis) - offset).transpose(0, 1)
     _store_projection(host, state, weight, offset)
+
+
+def _fold_expert(job: _Job, state: _State) -> None:
+    """An expert's matrix in the parameter that holds all of them."""
+    host = job.host
+    assert host.weight is not None
+    whole = state.get(host.weight).clone()
+    index = host.dims["expert"]
+    whole[index] = with_changes(whole[index], job.own, _Slots(state))
+    state.put(host.weight, whole)
+
+
+class _Slots:
+    """Reads an application's tensors in float64, in eval mode."""
+
+    def __init__(self, state: _State) -> None:
+        self._state = state
+
+    def __call__(self, application: Application, name: str) -> Tensor | None:
+        slot = application.slot(name)
+        return None if slot is None else self._state.slot(slot).detach()
+
+    def training(self, _application: Application) -> bool:
+        return False
 
 
 def _store_projection(host: Site, state: _State, weight: Tensor, offset: Tensor) -> None:

@@ -8,7 +8,7 @@ from torch.fx import Node
 from peftlang.capture import CapturedGraph, Sizes
 from peftlang.passes.dataflow.flow import shape_of
 from peftlang.passes.dataflow.ops import CASTS, DROPOUTS, VIEWS, name_of
-from peftlang.passes.rooms import is_room
+from peftlang.passes.rooms import is_room, room_of
 
 Grid = tuple[int, int, int, int]
 """Tokens before the patches, rows of patches, columns, tokens after them."""
@@ -58,7 +58,7 @@ def _neighbours(start: Node, sizes: Sizes) -> Iterator[tuple[int, int]]:
 def _beside(user: Node, node: Node, sizes: Sizes) -> tuple[int, int] | None:
     """Tokens that ``user`` puts before and after those of ``node``; None if it mixes them."""
     if is_room(user):
-        return int(user.args[1]), 0  # type: ignore[call-overload]
+        return room_of(user), 0
     if name_of(user) not in {"cat", "concat", "concatenate"}:
         return (0, 0) if name_of(user) in _KEEPS else None
     parts = user.args[0] if user.args else user.kwargs.get("tensors")

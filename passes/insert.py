@@ -21,6 +21,7 @@ from peftlang.ir.interpret import Interpreter
 from peftlang.ir.method import Composition
 from peftlang.ir.plan import TRAINED
 from peftlang.passes.attention_view import AttentionView
+from peftlang.passes.experts import change_experts
 from peftlang.passes.flows import Flows
 from peftlang.passes.lengthen import lengthen
 from peftlang.passes.rewriting import SLOT, ActivePlan, Emission, Rewriting, SlotReads
@@ -39,6 +40,7 @@ def insert(work: Rewriting) -> None:
         write = _Writer(work, streams, index)
         for step in outermost_first(located, by_site, orders[index]):
             write(step)
+        change_experts(graph, by_site, streams.reads[index], work)
         _replace_trained(graph, work.active, streams.reads[index])
     streams.finish()
     for graph in work.graphs:

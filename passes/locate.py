@@ -80,7 +80,7 @@ def _find(
         "block": _blocks,
         "module": _modules,
     }
-    find = finders.get(site.role)
+    find = _experts if site.role.startswith("expert.") else finders.get(site.role)
     return find(reading, site) if find else _single(reading, site, rivals)
 
 
@@ -100,6 +100,16 @@ def _single(
     if _only_tied(reading, site):
         return [], None
     return [], f"`{site.weight}` is used here, but not as a {kinds[0]}"
+
+
+def _experts(reading: Reading, site: Site) -> tuple[list[Occurrence], str | None]:
+    """The parameter itself: whatever reads it reads the weights of all experts."""
+    parameters = reading.graph.facts.parameters.items()
+    return [
+        Occurrence(site, node, {"W": node})
+        for node, name in parameters
+        if name == site.weight and node.users
+    ], None
 
 
 def _only_tied(reading: Reading, site: Site) -> bool:

@@ -20,6 +20,10 @@ _LOOKED_FOR = {
     "ffn.gate": "a projection whose non-linearity multiplies another's output in a feed-forward "
     "branch",
     "ffn.down": "the projection after the non-linearity of a feed-forward branch",
+    "expert.up": "a product with the weights of all experts before the non-linearity",
+    "expert.gate": "a product with the weights of all experts whose non-linearity multiplies "
+    "another's output",
+    "expert.down": "a product with the weights of all experts after the non-linearity",
     "ffn.act": "the value that the last projection of a feed-forward branch reads",
     "block": "a layer in a list of layers that reads and writes one residual stream",
     "norm": "a gain that multiplies a value divided by its own spread",
@@ -53,10 +57,12 @@ def found_instead(role: str, graphs: Sequence[CapturedGraph], sites: Sequence[Si
     if role.startswith(("attn.", "cross_attn.")) and not any(s.role == "attn.core" for s in sites):
         return _bare_product(graphs)
     branches = [site for site in sites if site.role == "ffn"]
+    experts = "; `expert.up` and its like are single experts'"
+    experts = experts if any(s.role.startswith("expert.") for s in sites) else ""
     if role.startswith("ffn.") and branches and not any(s.role == "ffn.down" for s in sites):
         return (
             f"`{branches[0].anchors[0]}` holds the weights of all experts at once, and no single "
-            "projection applies it; `ffn` is the whole branch"
+            f"projection applies it; `ffn` is the whole branch{experts}"
         )
     return ""
 

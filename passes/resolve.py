@@ -73,7 +73,9 @@ def resolve(
 
 
 def _tappable(tap: TapDef, sites: Sequence[Site]) -> list[Site]:
-    return _one_per_place(_by_kind([site for site in sites if matches(tap.target, site)]))
+    """What a tap's target means; an expert's own tokens show only when the model runs."""
+    found = [site for site in sites if matches(tap.target, site) and "expert" not in site.dims]
+    return _one_per_place(_by_kind(found))
 
 
 def select(
@@ -90,14 +92,14 @@ def select(
         PeftError: S402, S404, S405 or S407, nothing matches.
     """
     excluded = {s.id for t in selector.exceptions for s in sites if matches(t, s)}
-    excluded_weights = {s.weight for s in sites if s.id in excluded and s.weight}
+    excluded_weights = {_weight(s) for s in sites if s.id in excluded and s.weight}
     kept: set[str] = set()
     absent = []
     for target in selector.targets:
         found = _by_kind([site for site in sites if matches(target, site)])
         if not found:
             absent.append(target)
-        kept |= {s.id for s in _one_per_place(found) if s.weight not in excluded_weights}
+        kept |= {s.id for s in _one_per_place(found) if _weight(s) not in excluded_weights}
     globs = [target for target in absent if target.kind == "glob"]
     if globs or len(absent) == len(selector.targets):
         raise _nothing((globs or absent)[0], sites, why_missing)
@@ -109,6 +111,11 @@ def select(
             help="narrow the exception",
         )
     return chosen
+
+
+def _weight(site: Site) -> tuple[str | None, int | None]:
+    """A site's weight, and which expert's it is in a parameter that holds several."""
+    return site.weight, site.dims.get("expert")
 
 
 def matches(target: Target, site: Site) -> bool:

@@ -14,6 +14,7 @@ from peftlang.capture import CapturedGraph
 from peftlang.ir.plan import Rows, Sees, Site
 from peftlang.passes.dataflow.attention import Attention
 from peftlang.passes.dataflow.causality import is_causal
+from peftlang.passes.dataflow.experts import expert_parts
 from peftlang.passes.dataflow.feedforward import (
     Branch,
     FeedForward,
@@ -104,6 +105,8 @@ class _Inference:
     def _add(self, draft: Draft) -> None:
         """Keep a draft, once for each place: a layer that runs twice is one site."""
         key = f"{draft.path}#{draft.role}"
+        if "expert" in draft.dims:
+            key = f"{key}[{draft.dims['expert']}]"
         taken = self.drafts.get(key)
         if taken and (taken.anchors, taken.rows) != (draft.anchors, draft.rows):
             own = draft.anchors[0].removeprefix(draft.path + ".").removesuffix(".weight")
@@ -200,7 +203,20 @@ class _Inference:
         if role:
             dims = {"d_x": _width(found.x), "d_h": _width(join.h)}
             self._add(Draft(role, path, at, None, None, (found.weights[-1],), dims))
+            self._experts(index, reading, join)
         self.branches.append(Found(path, role, join, at, found.weights[-1], reading))
+
+    def _experts(self, index: int, reading: Reading, join: Joint) -> None:
+        assert join.resid is not None
+        first = reading.flow.order[reading.flow.source(join.resid, CASTS)]
+        for found in expert_parts(reading.flow, join.h, first):
+            use, at = found.use, (index, reading.flow.order[found.use.call])
+            for expert in range(found.count):
+                dims = {"d_x": found.d_x, "d_h": found.d_h}
+                dims |= {"expert": expert, "experts": found.count}
+                owner = use.weight.rpartition(".")[0]
+                role = f"expert.{found.part}"
+                self._add(Draft(role, owner, at, use, found.rows, (use.weight,), dims))
 
     # Layers
 

@@ -40,7 +40,7 @@ def room(x: Tensor, count: int, stack: str) -> Tensor:
     )
 
 
-@room.register_fake  # type: ignore[untyped-decorator]
+@room.register_fake
 def _(x: Tensor, count: int, stack: str) -> Tensor:
     return x.new_empty(x.shape[0], count + x.shape[1], x.shape[2])
 
@@ -48,6 +48,13 @@ def _(x: Tensor, count: int, stack: str) -> Tensor:
 def is_room(node: Node) -> bool:
     """Whether a node makes room for soft tokens."""
     return node.op == "call_function" and node.target is torch.ops.peftlang.room.default
+
+
+def room_of(node: Node) -> int:
+    """How many soft tokens a node makes room for."""
+    count = node.args[1]
+    assert isinstance(count, int)
+    return count
 
 
 def rooms(graph: CapturedGraph, sites: Iterable[Site], located: Located) -> None:

@@ -60,12 +60,13 @@ def group_name(plan: Plan, placement: Placement, definition: TensorDef, site: Si
         sizes = site_sizes(plan.uses[placement.label].method, placement.args, site)
         layers += f".{site.layer // definition.group.evaluate(sizes)}"
     place = {
-        None: _place(site),
+        None: _of_expert(site),
         "model": "shared",
         "stack": f"shared.{_word(site.stack)}",
         "stacks": f"shared.{_word(site.role)}.{site.layer}",
         "layers": layers,
         "roles": f"shared.{_word(site.stack)}.{site.layer}",
+        "experts": f"shared.{_place(site)}" if "expert" in site.dims else _place(site),
     }[definition.shared]
     return f"{placement.label}.{place}.{definition.name}"
 
@@ -73,6 +74,12 @@ def group_name(plan: Plan, placement: Placement, definition: TensorDef, site: Si
 def _place(site: Site) -> str:
     """Path and, where one module has several sites, the role."""
     return ".".join(filter(None, (site.path, _word(site.role))))
+
+
+def _of_expert(site: Site) -> str:
+    """The place, and which of its experts."""
+    expert = site.dims.get("expert")
+    return _place(site) if expert is None else f"{_place(site)}.{expert}"
 
 
 def _word(text: str | None) -> str:

@@ -123,6 +123,7 @@ def outermost_first(
         step
         for site, occurrences in located.found.items()
         for occurrence in occurrences
+        if "h" in occurrence.values
         for step in _steps(by_site.get(site, ()), occurrence)
     ]
 

@@ -19,6 +19,7 @@ from peftlang.lower import load as load_spec
 from peftlang.models import example_inputs as inputs_of
 from peftlang.passes.annotate import annotate
 from peftlang.passes.decompose import decompose, write_out
+from peftlang.passes.experts import check_experts
 from peftlang.passes.insert import insert
 from peftlang.passes.lift import lift
 from peftlang.passes.missing import found_instead
@@ -132,6 +133,7 @@ def plan(
     sites = surveyed.sites + surveyed.containers
     resolved = resolve(named_ids(adapter, special_ids(model)), sites, shapes, surveyed.why_missing)
     check_sequences(resolved, sites)
+    check_experts(resolved)
     seen("after", "resolve", resolved)
     seen("before", "share", resolved)
     shared = share(resolved)

@@ -50,7 +50,7 @@ def feed_forward(
         or not flow.is_ancestor(flow.source(join.resid, CASTS), x)
     ):
         return None
-    return FeedForward(_parts(flow, before, down), down, x, join)
+    return FeedForward(parts_before(flow, before, down), down, x, join)
 
 
 def inputs_of(flow: Flow, down: WeightUse, by_result: dict[Node, WeightUse]) -> list[WeightUse]:
@@ -76,7 +76,7 @@ def _gates(flow: Flow, node: Node) -> bool:
     return name_of(node) == "mul" and len(operands) == 2
 
 
-def _parts(flow: Flow, before: list[WeightUse], down: WeightUse) -> list[Inner]:
+def parts_before(flow: Flow, before: list[WeightUse], down: WeightUse) -> list[Inner]:
     """Name the projections by which side of the gating product they feed."""
     _, passed = flow.backward(down.x, {use.h for use in before})
     for node in sorted(passed, key=flow.order.__getitem__, reverse=True):

@@ -17,7 +17,7 @@ _TURNS = frozenset({"t", "transpose", "permute", "getattr"})
 class WeightUse:
     """One node that applies a weight.
 
-    kind: ``projection``, ``norm`` or ``embed``.
+    kind: ``projection``, ``norm`` or ``embed``, or ``expert`` of several that one weight holds.
     x, h: what goes in and what comes out, with batch and tokens unflattened where the graph
         flattens them just for this use.
     weight, bias: parameter names; w, b: their nodes.
@@ -41,6 +41,8 @@ class WeightUse:
     def width(self) -> int:
         """Number of features of `h`."""
         shape = shape_of(self.w)
+        if self.kind == "expert":
+            return int(shape[-1] if self.transposed else shape[-2])
         if self.kind == "projection" and not self.transposed and self.rows:
             return self.rows[1] - self.rows[0]
         return int(shape[-1] if self.transposed or self.kind == "embed" else shape[0])

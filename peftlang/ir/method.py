@@ -8,7 +8,7 @@ from peftlang.ir.dims import Dim
 from peftlang.ir.expr import Expr, Rewriter, Scalar, substitute
 from peftlang.ir.selector import Frozen, Selector, Target
 
-Axis = Literal["model", "stack", "stacks", "layers", "roles"]
+Axis = Literal["model", "stack", "stacks", "layers", "roles", "experts"]
 """Who shares: every site of the model; of one stack of layers; the sites with one role and layer,
 across stacks; the sites with one role, across layers; the sites of one layer, across roles."""
 

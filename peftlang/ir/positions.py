@@ -46,6 +46,7 @@ PROMPT: Scope = {"h": _example("tokens", "d_h")}
 POSITIONS: dict[str, Scope] = {
     **{f"{kind}.{part}": PROJECTION for kind in ("attn", "cross_attn") for part in "qkvo"},
     **{f"ffn.{part}": PROJECTION for part in ("up", "gate", "down")},
+    **{f"expert.{part}": PROJECTION for part in ("up", "gate", "down")},
     "head": PROJECTION,
     "linear": PROJECTION,
     "attn": SUBLAYER,
@@ -66,6 +67,7 @@ With sequential insertion ``x`` is the site's output, and ``d_x`` is its size.
 
 SITE_DIMS = frozenset(
     {"d_x", "d_h", "d_head", "heads", "kv_heads", "layers", "layer", "vocab"}
+    | {"expert", "experts"}
     | {"keys", "tokens", "batch"}
 )
 """Names of dimensions that a site brings; ``layer`` is the site's own index, a number."""

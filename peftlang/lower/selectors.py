@@ -12,7 +12,18 @@ from peftlang.lower.report import Place, Report
 from peftlang.lower.values import NotConstant, Unknown, Values, evaluate
 from peftlang.syntax import nodes as n
 
-SIZES = ("d_x", "d_h", "d_head", "heads", "kv_heads", "layers", "layer", "vocab")
+SIZES = (
+    "d_x",
+    "d_h",
+    "d_head",
+    "heads",
+    "kv_heads",
+    "layers",
+    "layer",
+    "vocab",
+    "expert",
+    "experts",
+)
 """What ``where`` can compare."""
 
 MAX_TARGETS = 1000

@@ -236,6 +236,8 @@ def base_value(site: Site, name: str, parameters: Mapping[str, Tensor]) -> Any:
     parameter = site.weight if name == "W" else site.bias
     assert parameter is not None
     value = parameters[parameter].detach()
+    if name == "W" and "expert" in site.dims:
+        value = value.select(0, site.dims["expert"])
     if name == "W" and site.transposed:
         value = value.transpose(0, 1)
     return value if site.rows is None else select(value, site.rows, axis=0)

@@ -45,11 +45,12 @@ NO_SITE = {"S402", "S405", "S407", "S412", "S413", "S415"}
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 
 _CROSS = {role for role in POSITIONS if role.startswith("cross_attn")}
+_DENSE = {role for role in POSITIONS if not role.startswith("expert")}
 ROLES: dict[str, set[str]] = {
-    "tiny-bert": set(POSITIONS) - _CROSS - {"ffn.gate"},
-    "tiny-llama": set(POSITIONS) - _CROSS,
-    "tiny-t5": set(POSITIONS),
-    "tiny-vit": set(POSITIONS) - _CROSS - {"ffn.gate"},
+    "tiny-bert": _DENSE - _CROSS - {"ffn.gate"},
+    "tiny-llama": _DENSE - _CROSS,
+    "tiny-t5": _DENSE,
+    "tiny-vit": _DENSE - _CROSS - {"ffn.gate"},
     "tiny-mamba": {"linear", "head", "norm", "embed", "block", "prompt"},
 }
 """What each kind of model has, by hand."""

@@ -152,6 +152,15 @@ method m(r: int = 8) {
         runs=False,
     ),
     Code(
+        "S418",
+        "a method that no expert can take",
+        "Which tokens an expert of a mixture is given shows only when the model runs. A method "
+        "at a single expert is written into the expert's weights, so it has to be linear in what "
+        "the expert reads.",
+        example="`lora at expert.up` with a `dropout` in it, or `houlsby at expert.down`.",
+        runs=False,
+    ),
+    Code(
         "S421",
         "positions whose values have different types",
         "A method has one type for each value that it reads from its sites. Where two "

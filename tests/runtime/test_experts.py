@@ -1,0 +1,136 @@
+"""Methods at single experts, against the same changes of a plain model's weights."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import peftlang
+from peftlang.diagnostics import PeftError
+from peftlang.models.presets import PRESETS
+from tests.runtime.virtual_tokens import ids
+
+INNER, EXPERTS = 88, 4
+PATH = "model.layers.0.mlp.experts"
+
+
+def shallow(**options: Any) -> Any:
+    whole = PRESETS["tiny-mixtral"]
+    changed = (whole.options or {}) | {"num_hidden_layers": 1} | options
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return replace(whole, options=changed).build().eval()
+
+
+def noisy(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The adapter's tensors, none of them as it started."""
+    tensors = peftlang.adapters(model)["default"].parameters()
+    made = torch.Generator().manual_seed(2)
+    for tensor in tensors.values():
+        tensor.data += 0.1 * torch.randn(tensor.shape, generator=made)
+    return tensors
+
+
+def answer(model: nn.Module, changed: dict[str, Tensor] | None = None) -> Tensor:
+    found: Any = torch.func.functional_call(model, changed or {}, (ids(),))
+    return found.logits  # type: ignore[no-any-return]
+
+
+def test_lora_of_each_expert_is_its_own_change_of_weights() -> None:
+    model = peftlang.compile(shallow(), "lora", at="expert.up, expert.gate, expert.down", r=2)
+    tensors, base = noisy(model), shallow()
+    weights = dict(base.named_parameters())
+
+    def change(part: str, expert: int) -> Tensor:
+        name = f"lora.{PATH}.expert_{part}.{expert}"
+        return 8.0 * tensors[f"{name}.B"] @ tensors[f"{name}.A"]
+
+    fused = [torch.cat([change("gate", e), change("up", e)]) for e in range(EXPERTS)]
+    changed = {
+        f"{PATH}.gate_up_proj": weights[f"{PATH}.gate_up_proj"] + torch.stack(fused),
+        f"{PATH}.down_proj": weights[f"{PATH}.down_proj"]
+        + torch.stack([change("down", e) for e in range(EXPERTS)]),
+    }
+    found, wanted = answer(model), answer(base, changed)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    assert len(tensors) == 3 * EXPERTS * 2
+    gradients = torch.autograd.grad(found.square().sum(), list(tensors.values()))
+    same = torch.autograd.grad(wanted.square().sum(), list(tensors.values()))
+    for name, ours, theirs in zip(tensors, gradients, same, strict=True):
+        assert theirs.abs().max() > 0, name
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+    peftlang.merge(model)
+    torch.testing.assert_close(answer(model), found, rtol=1e-4, atol=1e-5)
+
+
+BOTH = """
+method scaled() {
+    param s[d_x] ~ ones
+    param t[d_h] ~ ones
+    position expert.down where expert < 3
+    composition x = s * x
+    composition h = t * h
+    sharing s across experts
+}
+method moved(r: int = 2) {
+    param A[r, d_x] ~ normal
+    param B[d_h, r] ~ normal
+    param m[d_h] ~ norm(W, over d_x)
+    position expert.gate except (expert.gate where expert >= 1)
+    let V = W + B @ A
+    composition W = (m / norm(V, over d_x)) * V
+}
+adapter both() {
+    scaled()
+    moved()
+}
+"""
+
+
+def test_experts_are_chosen_share_and_change_their_weights() -> None:
+    model = peftlang.compile(shallow(), BOTH, entry="both")
+    plain = {n: p for n, p in shallow().named_parameters() if n.startswith(PATH)}
+    start = peftlang.adapters(model)["default"].parameters()[f"moved.{PATH}.expert_gate.0.m"]
+    torch.testing.assert_close(start.data, plain[f"{PATH}.gate_up_proj"][0, :INNER].norm(dim=1))
+    tensors = noisy(model)
+    assert [name for name in tensors if name.endswith(".s")] == [
+        f"scaled.shared.{PATH}.expert_down.s"
+    ]
+    assert sum(name.endswith(".t") for name in tensors) == 3
+    down, fused = (plain[f"{PATH}.{n}_proj"].detach().clone() for n in ("down", "gate_up"))
+    s = tensors[f"scaled.shared.{PATH}.expert_down.s"].detach()
+    for expert in range(3):
+        t = tensors[f"scaled.{PATH}.expert_down.{expert}.t"].detach()
+        down[expert] = t[:, None] * down[expert] * s
+    A, B, m = (tensors[f"moved.{PATH}.expert_gate.0.{n}"].detach() for n in "ABm")
+    V = fused[0, :INNER] + B @ A
+    fused[0, :INNER] = (m / V.norm(dim=1))[:, None] * V
+    wanted = answer(shallow(), {f"{PATH}.down_proj": down, f"{PATH}.gate_up_proj": fused})
+    torch.testing.assert_close(answer(model), wanted, rtol=1e-4, atol=1e-5)
+
+
+CONSTANT = """
+method shifted() {
+    param c[d_h] ~ zeros
+    position expert.up
+    composition h = h + c
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "why"),
+    [
+        ("lora", {"at": "expert.up", "p": 0.5}, "`dropout` draws"),
+        ("houlsby", {"at": "expert.down"}, "is not linear"),
+        (CONSTANT, {}, "adds a constant"),
+    ],
+)
+def test_what_is_no_change_of_weights_is_refused(
+    spec: str, options: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(PeftError, match=why) as caught:
+        peftlang.compile(shallow(), spec, **options)
+    assert caught.value.code == "S418"
