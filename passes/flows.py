@@ -64,7 +64,7 @@ class Flows:
     def value(self, name: str, view: SiteView, interpret: Interpreter) -> Any:
         """What a tap or a carried state is at the site."""
         if name in self.arrived:
-            return view.emission.proxy(self.arrived[name])
+            return self._as_here(name, view)
         if name not in self._started:
             carry = self._carries[name]
             start = interpret(carry.init)
@@ -86,6 +86,22 @@ class Flows:
                 slot = token_slot(sequence_of(plan.concerned[taps[tap.name].site]), REAL)
                 return view.emission.proxy(view.reads(slot)) if slot in view.reads.given else None
         return None
+
+    def _as_here(self, name: str, view: SiteView) -> Any:
+        """What arrived, with batch and tokens as one dimension where the site has them so."""
+        node = self.arrived[name]
+        value: Any = view.emission.proxy(node)
+        tap = next((t for t in self.application.method.taps if t.name == name), None)
+        theirs, ours = node.meta.get("example_value"), None
+        if tap is not None and not tap.sequence and view.occurrence.product is None:
+            ours = view.node("h").meta.get("example_value")
+        if tap is None or theirs is None or ours is None:
+            return value
+        flat, here = theirs.dim() - len(tap.dims) == 1, ours.dim() == 2
+        if flat and not here:
+            shape: Any = view.emission.proxy(view.node("h")).shape
+            return value.unflatten(0, [shape[0], shape[1]])
+        return value.flatten(0, 1) if here and not flat else value
 
     def _filled(self, start: Any, sizes: list[int], view: SiteView) -> Any:
         """A number for every token, and for every element of the state."""

@@ -24,6 +24,7 @@ _LOOKED_FOR = {
     "expert.gate": "a product with the weights of all experts whose non-linearity multiplies "
     "another's output",
     "expert.down": "a product with the weights of all experts after the non-linearity",
+    "router": "a projection that scores the experts which read the same hidden state",
     "ffn.act": "the value that the last projection of a feed-forward branch reads",
     "block": "a layer in a list of layers that reads and writes one residual stream",
     "norm": "a gain that multiplies a value divided by its own spread",

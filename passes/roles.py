@@ -14,7 +14,7 @@ from peftlang.capture import CapturedGraph
 from peftlang.ir.plan import Rows, Sees, Site
 from peftlang.passes.dataflow.attention import Attention
 from peftlang.passes.dataflow.causality import is_causal
-from peftlang.passes.dataflow.experts import expert_parts
+from peftlang.passes.dataflow.experts import expert_parts, routers
 from peftlang.passes.dataflow.feedforward import (
     Branch,
     FeedForward,
@@ -209,7 +209,8 @@ class _Inference:
     def _experts(self, index: int, reading: Reading, join: Joint) -> None:
         assert join.resid is not None
         first = reading.flow.order[reading.flow.source(join.resid, CASTS)]
-        for found in expert_parts(reading.flow, join.h, first):
+        parts = expert_parts(reading.flow, join.h, first)
+        for found in parts:
             use, at = found.use, (index, reading.flow.order[found.use.call])
             for expert in range(found.count):
                 dims = {"d_x": found.d_x, "d_h": found.d_h}
@@ -217,6 +218,8 @@ class _Inference:
                 owner = use.weight.rpartition(".")[0]
                 role = f"expert.{found.part}"
                 self._add(Draft(role, owner, at, use, found.rows, (use.weight,), dims))
+        for use in routers(reading, parts, join.h):
+            self._projection(index, reading, "router", use, {})
 
     # Layers
 

@@ -1,6 +1,6 @@
 """The projections of experts whose weights one parameter holds: ``[experts, d_h, d_x]``."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch.fx import Node
@@ -8,7 +8,8 @@ from torch.fx import Node
 from peftlang.ir.plan import Rows
 from peftlang.passes.dataflow.feedforward import parts_before
 from peftlang.passes.dataflow.flow import Flow, shape_of
-from peftlang.passes.dataflow.ops import CASTS, VIEWS, name_of
+from peftlang.passes.dataflow.ops import CASTS, PICKS, VIEWS, name_of
+from peftlang.passes.dataflow.reading import Reading
 from peftlang.passes.dataflow.slices import as_rows
 from peftlang.passes.dataflow.weights import WeightUse
 
@@ -59,6 +60,21 @@ def expert_parts(flow: Flow, end: Node, first: int) -> list[ExpertPart]:
         _part(inner.part, inner.use, inner.rows) for inner in parts_before(flow, ups, downs[0])
     ]
     return [*found, _part("down", downs[0], None)]
+
+
+def routers(reading: Reading, parts: Sequence[ExpertPart], end: Node) -> list[WeightUse]:
+    """The projections that score the experts of a branch: of what the experts read."""
+    if not parts:
+        return []
+    flow = reading.flow
+    source = flow.source(parts[0].use.x, CASTS | VIEWS | PICKS)
+    return [
+        use
+        for use in reading.by_result.values()
+        if use.width == parts[0].count
+        and flow.source(use.x, CASTS | VIEWS) is flow.source(source, CASTS | VIEWS)
+        and flow.is_ancestor(use.call, end)
+    ]
 
 
 def _uses(flow: Flow, node: Node) -> Iterator[WeightUse]:

@@ -47,6 +47,7 @@ POSITIONS: dict[str, Scope] = {
     **{f"{kind}.{part}": PROJECTION for kind in ("attn", "cross_attn") for part in "qkvo"},
     **{f"ffn.{part}": PROJECTION for part in ("up", "gate", "down")},
     **{f"expert.{part}": PROJECTION for part in ("up", "gate", "down")},
+    "router": PROJECTION,
     "head": PROJECTION,
     "linear": PROJECTION,
     "attn": SUBLAYER,

@@ -49,7 +49,7 @@ def alternatives(path: Path) -> list[set[str]]:
     """For each place that the spec must find in a model, the names that would do."""
     found = []
     for clause in _item(path).clauses:
-        if isinstance(clause, nodes.Position):
+        if isinstance(clause, (nodes.Position, nodes.Tap)):
             found.append(set(_roles(clause.selector)))
         elif isinstance(clause, nodes.Use) and clause.at is not None:
             found.append(set(_roles(clause.at)))

@@ -38,14 +38,14 @@ from tests.methods.library_specs import (
 )
 from tests.recorded import NAME, lent
 
-NO_SITE = {"S402", "S405", "S407", "S412", "S413", "S415"}
+NO_SITE = {"S402", "S405", "S407", "S412", "S413", "S415", "S416"}
 
 # Dynamo looks at `.grad` of a graph's inputs after a graph break and hides the warning, which an
 # error filter turns into an exception before it can be hidden.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 
 _CROSS = {role for role in POSITIONS if role.startswith("cross_attn")}
-_DENSE = {role for role in POSITIONS if not role.startswith("expert")}
+_DENSE = {role for role in POSITIONS if not role.startswith(("expert", "router"))}
 ROLES: dict[str, set[str]] = {
     "tiny-bert": _DENSE - _CROSS - {"ffn.gate"},
     "tiny-llama": _DENSE - _CROSS,

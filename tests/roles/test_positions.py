@@ -62,7 +62,7 @@ def expected(preset: str) -> set[Row]:
 
 def is_projection(role: str) -> bool:
     family, _, part = role.rpartition(".")
-    return bool(family) and part in PROJECTIONS
+    return bool(family) and family != "expert" and part in PROJECTIONS
 
 
 def as_linear(line: Row) -> Row:
