@@ -99,10 +99,12 @@ def kind_of_change(path: Path) -> frozenset[str]:
 
 
 def needs(path: Path) -> set[str]:
-    """What the sequences of a model need to have: token ids, patches, soft tokens."""
+    """What the sequences of a model need to have: token ids, patches, soft tokens, towers."""
     adapter = build(load(str(path)), None, small_arguments(path))
     calls = [call for use in adapter.uses for call in asking(use.method)]
     found = {"ids" for call in calls if BUILTINS[call.op].asks == "ids"}
+    sides = {side for use in adapter.uses for t in use.selector.targets for side in t.sides}
+    found |= {"towers"} if sides - {"encoder", "decoder"} else set()
     return found | {call.op for call in calls if call.op in {"conv2", "soft"}}
 
 
