@@ -47,17 +47,15 @@ def check_experts(plan: Plan) -> None:
     """
     for placement in plan.placements:
         use = plan.uses[placement.label]
-        for site in (plan.sites[site_id] for site_id in placement.sites):
-            reason = _why_not(fixed(use.method, use.args)) if is_expert(site) else ""
-            if reason:
-                raise PeftError(
-                    f"`{use.method.name}` is no change of the weights of {site.id}: {reason}",
-                    code="S418",
-                    help="which tokens an expert has shows only when the model runs; `ffn` is the "
-                    "whole block, with all of its tokens",
-                )
-            if is_expert(site):
-                break
+        experts = [name for name in placement.sites if is_expert(plan.sites[name])]
+        reason = _why_not(fixed(use.method, use.args)) if experts else ""
+        if reason:
+            raise PeftError(
+                f"`{use.method.name}` is no change of the weights of {experts[0]}: {reason}",
+                code="S418",
+                help="which tokens an expert has shows only when the model runs; `ffn` is the "
+                "whole block, with all of its tokens",
+            )
 
 
 def _why_not(method: Method) -> str:

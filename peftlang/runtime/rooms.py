@@ -44,8 +44,9 @@ def roomed(adapted: "Adapted", door: "Door", call: "Call") -> Iterator[None]:
         count, site = sum(map(length_of, prompts)), prompts[0].site
         first, last = item_path(stack, 0), item_path(stack, site.dims["layers"] - 1)
         rooms = dict(adapted.rooms)
-        rooms[first] = (stack, count, 0)
-        rooms[last] = (stack, rooms.get(last, (stack, 0, 0))[1], count)
+        # As text, which torch never takes for a size that may vary.
+        rooms[first] = (stack, str(count), "0")
+        rooms[last] = (stack, rooms.get(last, (stack, "0"))[1], str(count))
         adapted.rooms = rooms
         given[room_slot(sequence_of(site))] = zeros(count)
         call.after.append(_cutting(count))
@@ -78,7 +79,8 @@ def admitted(
     args: tuple[Any, ...], kwargs: dict[str, Any],
 ) -> Any:  # fmt: skip
     """One layer's forward, with room before its sequence or its result cut; torch records it."""
-    stack, before, after = adapted.rooms[path]
+    stack, *counts = adapted.rooms[path]
+    before, after = int(counts[0]), int(counts[1])
     if before:
         args, kwargs = _with_room(args, kwargs, before, stack)
     result = run(module, *args, **kwargs)

@@ -146,6 +146,30 @@ def test_soft_tokens_may_differ_from_row_to_row() -> None:
     torch.testing.assert_close(both, reference(pixels).logits, rtol=1e-4, atol=1e-5)
 
 
+def test_prompts_of_another_length_take_the_place_of_others() -> None:
+    model: Any = peftlang.compile(build("tiny-mlp"), "prompt_tuning", l=LENGTH)
+    peftlang.compile(model, "prompt_tuning", l=LENGTH + 2, adapter_name="other")
+    both = model(**given("tiny-mlp"))
+    parts = [
+        next(iter(peftlang.adapters(model)[n].parameters().values())) for n in ("default", "other")
+    ]
+    for names, prompt in (
+        (("other",), parts[1]),
+        (("default",), parts[0]),
+        (("default", "other"), torch.cat([parts[1], parts[0]])),
+    ):
+        peftlang.set_active(model, *names)
+        reference: Any = build("tiny-mlp")
+        count = len(prompt)
+        reference.body[0].register_forward_pre_hook(
+            lambda _m, args, p=prompt: torch.cat([p.expand(2, -1, -1), args[0]], 1)
+        )
+        reference.body[-1].register_forward_hook(lambda _m, _a, h, n=count: h[:, n:])
+        found = model(**given("tiny-mlp"))
+        torch.testing.assert_close(found, reference(**given("tiny-mlp")), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found, both)
+
+
 def test_a_mask_over_patches_leaves_no_room() -> None:
     model: Any = peftlang.compile(build("tiny-vit"), "prompt_tuning", l=LENGTH)
     with pytest.raises(PeftError) as caught:
