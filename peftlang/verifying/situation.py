@@ -14,7 +14,7 @@ from peftlang.ir.method import Adapter, Method, Use, fixed
 from peftlang.ir.plan import Site
 from peftlang.ir.positions import CORE, POSITIONS, SITE_DIMS
 from peftlang.ir.reach import mixing
-from peftlang.ir.sizes import site_sizes
+from peftlang.ir.sizes import site_sizes, too_many
 from peftlang.verifying.subject import Subject, roles_of
 
 DTYPES = ("float64", "float32")
@@ -252,10 +252,16 @@ def _dims(method: Method) -> list[Dim]:
 
 def _fits(found: Placed) -> bool:
     sizes = found.sizes
+    calls = [
+        node
+        for node in postorder(*(c.value for c in found.method.compositions))
+        if isinstance(node, Apply) and found.method.taps
+    ]
     try:
-        return all(dim.evaluate(sizes) >= 1 for dim in _dims(found.method))
+        fit = all(dim.evaluate(sizes) >= 1 for dim in _dims(found.method))
     except Indivisible:
         return False
+    return fit and not any(too_many(call, sizes) for call in calls)
 
 
 def is_core(role: str) -> bool:
