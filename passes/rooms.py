@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
-from peftlang.capture import CapturedGraph, hint_of
+from peftlang.capture import CapturedGraph
 from peftlang.diagnostics import PeftError
 from peftlang.ir.plan import Site
 from peftlang.passes.dataflow.flow import Flow, shape_of
@@ -129,7 +129,7 @@ def _is_open(reading: Reading, blocks: Sequence[Occurrence]) -> bool:
         return False
     if _is_of_ids(reading.flow, x):
         return False
-    tokens = hint_of(shape[1])
+    tokens = int(shape[1])
     return all(
         _attends(reading, path, tokens) and not list(_others(reading.flow, path, block, tokens))
         for block in blocks
@@ -156,7 +156,7 @@ def _attends(reading: Reading, path: str, tokens: int) -> bool:
         if any(is_inside(p, path) for p in reading.graph.facts.module_paths(found.call))
     ]
     lengths = [shape_of(found.k)[found.layout["k"].index("t")] for found in inside]
-    return bool(lengths) and all(hint_of(length) == tokens for length in lengths)
+    return bool(lengths) and all(length == tokens for length in lengths)
 
 
 def _others(flow: Flow, path: str, block: Occurrence, tokens: int) -> Iterator[Node]:
@@ -165,5 +165,5 @@ def _others(flow: Flow, path: str, block: Occurrence, tokens: int) -> Iterator[N
     for node in inside:
         for operand in flow.operands[node]:
             own = operand in inside or operand is block.values["x"] or flow.is_weight(operand)
-            if not own and tokens in map(hint_of, shape_of(operand)):
+            if not own and tokens in shape_of(operand):
                 yield operand
