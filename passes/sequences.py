@@ -81,6 +81,19 @@ def check_sequences(plan: Plan, sites: Sequence[Site]) -> None:
                 raise _no_prompt(method, site)
             for call in mixing(method):
                 _check_call(call, method, site, sites)
+        for site, other in plan.tapped_sequences(placement):
+            if site.sees == "earlier" and sequence_of(site) == sequence_of(other):
+                raise _tapped_ahead(placement.method, site, other)
+
+
+def _tapped_ahead(method: str, site: Site, other: Site) -> PeftError:
+    return PeftError(
+        f"a tap of `{method}` is the whole sequence at {other.id}, later tokens with it, which no "
+        f"token at {site.id} sees",
+        code="S414",
+        help="leave the length out of the tap: then it is the token's own value; or tap another "
+        "sequence",
+    )
 
 
 def _check_call(call: Apply, method: Method, site: Site, sites: Sequence[Site]) -> None:

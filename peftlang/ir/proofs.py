@@ -12,7 +12,7 @@ from peftlang.ir.builtins import BUILTINS
 from peftlang.ir.dims import Dim, TooComplex, product
 from peftlang.ir.expr import Apply, DimValue, Expr, Ref, children, names, postorder
 from peftlang.ir.linearity import Degree, dependence
-from peftlang.ir.method import Contract, Init, Method
+from peftlang.ir.method import Contract, Init, Method, TapDef
 from peftlang.ir.positions import BLOCK, CORE, EMBED, NORM, POSITIONS, PROJECTION, PROMPT
 from peftlang.ir.reach import reads
 from peftlang.ir.starting import starts_as
@@ -120,6 +120,8 @@ def local(method: Method, role: str, *, strict: bool) -> Proof:
     if scope is PROMPT:
         return Proof("undecided", "every token may read what is put before the sequence")
     reach = {"own"}
+    if any(_is_own_sequence(tap) for tap in method.taps):
+        return Proof("refuted", "it reads the whole sequence at another site, later tokens with it")
     for composition in method.compositions:
         read = {n.name for n in postorder(composition.value) if isinstance(n, Ref)}
         shared = {n for n in read | {composition.target}
@@ -134,6 +136,16 @@ def local(method: Method, role: str, *, strict: bool) -> Proof:
     if strict and "seen" in reach:
         return Proof("refuted", "it reads the keys of other tokens")
     return Proof("proved", "each operation works on one token's own values, or respects the mask")
+
+
+def _is_own_sequence(tap: TapDef) -> bool:
+    """Whether a tap is of all the tokens of the sequence at which the method stands."""
+    target = tap.target
+    encoders = target.kind != "role" or target.sides or target.text in _OF_ENCODERS
+    return tap.sequence and not encoders
+
+
+_OF_ENCODERS = ("cross_attn.k", "cross_attn.v")
 
 
 def _keeps_keys(value: Expr, target: str) -> bool:

@@ -133,14 +133,18 @@ def _check_alone(adapted: "Adapted", call: "Call") -> None:
             if reading and any(sequence_of(site) != "encoder" for site in sites):
                 raise _cached(f"`{reading[0].op}` of `{placement.method}`")
             for site, other in plan.tapped_sequences(placement):
-                if sequence_of(site) == sequence_of(other):
+                if sequence_of(site) == sequence_of(other) or other.role in CACHED:
                     raise _cached(f"a tap of `{placement.method}`")
+
+
+CACHED = {"cross_attn.k", "cross_attn.v"}
+"""Roles that do not run where a cache is filled."""
 
 
 def _cached(reader: str) -> PeftError:
     return PeftError(
-        f"{reader} reads earlier tokens of the sequence, and this call has only those that the "
-        "cache does not hold",
+        f"{reader} reads all tokens of a sequence, and this call has only what the cache does not "
+        "hold",
         code="R520",
         help="give the whole sequence: `use_cache=False`",
     )

@@ -178,6 +178,7 @@ def test_a_part_alone_says_what_is_missing(adapted: nn.Module) -> None:
         ("tap y[d_h] = norm.h in layers[0]", "S416"),
         ("tap y[d_head] = embed.h", "S416"),
         ("tap y[d_h] = cross_attn.h", "S416"),
+        ("tap y[n, d_h] = embed.h", "S414"),
     ],
 )
 def test_a_tap_that_cannot_be(tap: str, code: str) -> None:

@@ -124,8 +124,9 @@ method m(r: int = 8) {
         "S414",
         "a look at later tokens",
         "Where the model lets no token see a later one, a method that does so would learn from "
-        "what it is to predict. The spec can say that it may.",
-        example="`pool(x)` compiled for a decoder-only model.",
+        "what it is to predict. Of a function the spec can say that it may; a tap of a whole "
+        "sequence has to be of another one.",
+        example="`pool(x)`, or `tap y[n, d_h] = embed.h`, compiled for a decoder-only model.",
         runs=False,
     ),
     Code(
