@@ -76,6 +76,17 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         ("capaboost",),
     ),
     Equivalent(
+        "`h = h + delta` is the composition where none is written; a blank line goes with it, and "
+        "is what is named",
+        r"without ",
+        ("vln_petl",),
+    ),
+    Equivalent(
+        "it is sequential already",
+        r"(houlsby|history_booster)\(.*\) at (ffn|attn) in encoder with insertion sequential",
+        ("vln_petl",),
+    ),
+    Equivalent(
         "the axis is named, so the sum over it of a transposed stack is the same",
         r"let [AB] = .*sum\(transpose\(p_[AB]\), over n\).*",
         ("vb_lora",),
