@@ -121,8 +121,7 @@ def _loaded(name: str) -> nn.Module:
 def varied(inputs: dict[str, Any], base: nn.Module) -> dict[str, Any]:
     """Different tokens, and pictures that are not empty: equal ones would hide much."""
     generator = torch.Generator().manual_seed(5)
-    embedding = getattr(base, "get_input_embeddings", lambda: None)()
-    vocabulary = int(getattr(embedding, "num_embeddings", 0))
+    vocabulary = _vocabulary(base)
     apart = any(v.is_floating_point() for v in inputs.values() if isinstance(v, Tensor))
     found = dict(inputs)
     for name, value in inputs.items():
@@ -133,6 +132,15 @@ def varied(inputs: dict[str, Any], base: nn.Module) -> dict[str, Any]:
         elif name.endswith("input_ids") and vocabulary > 3 and not apart:
             found[name] = torch.randint(2, vocabulary, value.shape, generator=generator).to(value)
     return found
+
+
+def _vocabulary(base: nn.Module) -> int:
+    """How many tokens a model knows; 0 where it does not say, as one of several towers may not."""
+    try:
+        embedding = getattr(base, "get_input_embeddings", lambda: None)()
+    except NotImplementedError:
+        return 0
+    return int(getattr(embedding, "num_embeddings", 0))
 
 
 def output_of(output: Any) -> Tensor:

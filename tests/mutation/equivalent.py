@@ -155,6 +155,12 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         ("perft", "pesc"),
     ),
     Equivalent(
+        "a penalty that differs from token to token counts with its mean, and one factor is linear",
+        r"penalty balance \* [ME] \* sum\((chosen\(p, k, over [ME]\) \* mean\(p, over batch\)|"
+        r"mean\(chosen\(p, k, over [ME]\), over batch\) \* p)\)",
+        ("perft", "pesc"),
+    ),
+    Equivalent(
         "`pool` is of the whole sequence in any case; where that has to be said, the compiler asks",
         r"let g = (softmax\(R @ pool\(x\), over n\)|sigmoid\(G @ pool\(x\)\))",
         ("styleinject", "unipelt"),
