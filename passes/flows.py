@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch.fx import Node
 
+from peftlang.diagnostics import PeftError
 from peftlang.ir.dims import Dim
 from peftlang.ir.expr import Expr, Ref, postorder
 from peftlang.ir.interpret import Interpreter
-from peftlang.ir.method import Composition
+from peftlang.ir.method import Composition, TapDef
 from peftlang.ir.positions import POSITIONS
 from peftlang.ir.types import Level
 from peftlang.passes.occurrence import Occurrence
@@ -98,10 +99,23 @@ class Flows:
         if tap is None or theirs is None or ours is None:
             return value
         flat, here = theirs.dim() - len(tap.dims) == 1, ours.dim() == 2
+        if not flat and not here:
+            self._check_length(tap, theirs, ours, view)
         if flat and not here:
             shape: Any = view.emission.proxy(view.node("h")).shape
             return value.unflatten(0, [shape[0], shape[1]])
         return value.flatten(0, 1) if here and not flat else value
+
+    def _check_length(self, tap: TapDef, theirs: Any, ours: Any, view: SiteView) -> None:
+        """Token by token, both have to have as many."""
+        there, here = (view.reads.sizes.now(value.shape[1]) for value in (theirs, ours))
+        if there != here:
+            site = self.application.site
+            raise PeftError(
+                f"the tap `{tap.name}` reads {there} tokens, and {site.id} has {here}",
+                code="S416",
+                help=f"tap a site of the same sequence, or the whole of it: `{tap.name}[n, ...]`",
+            )
 
     def _filled(self, start: Any, sizes: list[int], view: SiteView) -> Any:
         """A number for every token, and for every element of the state."""

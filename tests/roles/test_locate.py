@@ -22,6 +22,7 @@ NEEDED = {
     "block": {"x", "h"},
     "embed": {"h", "W"},
     "ffn.act": {"h"},
+    **{f"expert.{part}": {"W"} for part in ("up", "gate", "down")},
     "attn.core": {"x", "q", "k", "v", "h"},
     "cross_attn.core": {"x", "q", "k", "v", "h"},
 }
