@@ -78,7 +78,7 @@ def trainer(
     return Trainer(model, arguments, train_dataset=data[kept:], eval_dataset=data[: min(kept, 64)])
 
 
-def continued(model: Any, prompt: str, length: int = 120) -> str:
+def continued(model: Any, prompt: str, length: int) -> str:
     """What the model writes after a prompt."""
     tokens = model.generate(encoded(prompt)[None], max_new_tokens=length, do_sample=True, top_k=4)
     return decoded(tokens[0])
@@ -90,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     parser.add_argument("--steps", type=int, default=120, help="steps of the LoRA")
     parser.add_argument("--base-steps", type=int, default=240, help="steps of the base")
     parser.add_argument("--files", type=int, default=60, help="modules of the library to read")
+    parser.add_argument("--write", type=int, default=120, help="bytes that each model writes")
     parser.add_argument("--out", type=Path, default=Path("out/causal_lm"))
     options = parser.parse_args(argv)
     set_seed(0)
@@ -115,8 +116,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
 
     prompt = "Return the "
     with peftlang.disabled(again):
-        print("the base writes:   ", repr(continued(again, prompt)))
-    print("with the adapter:  ", repr(continued(again, prompt)))
+        print("the base writes:   ", repr(continued(again, prompt, options.write)))
+    print("with the adapter:  ", repr(continued(again, prompt, options.write)))
     return {"before": before, "after": after, "loaded": loaded["eval_loss"]}
 
 

@@ -14,7 +14,7 @@ from peftlang.ir.expr import Apply, DimValue, Expr, Ref, children, names, postor
 from peftlang.ir.linearity import Degree, dependence
 from peftlang.ir.method import Contract, Init, Method, TapDef
 from peftlang.ir.positions import BLOCK, CORE, EMBED, NORM, POSITIONS, PROJECTION, PROMPT
-from peftlang.ir.reach import reads
+from peftlang.ir.reach import mixing, reads
 from peftlang.ir.starting import starts_as
 from peftlang.ir.types import Level
 
@@ -96,6 +96,8 @@ def mergeable(method: Method, role: str) -> Proof:
             return Proof("refuted", f"{what} no weights to take the change")
     if scope is PROMPT:
         return Proof("refuted", "a longer input is no change of weights")
+    if scope is EMBED and mixing(method):
+        return Proof("undecided", "it reads other tokens than its own")
     hidden = {"x", "h"} if scope is PROJECTION or method.insertion == "sequential" else {"h"}
     for composition in method.compositions:
         if composition.target in ("W", "b"):

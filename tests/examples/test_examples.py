@@ -12,7 +12,7 @@ from peftlang.cli import main as peftlang
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SMALL = {
-    "causal_lm": ["--steps", "8", "--base-steps", "4", "--files", "6"],
+    "causal_lm": ["--steps", "8", "--base-steps", "4", "--files", "6", "--write", "8"],
     "vit_digits": ["--steps", "15", "--base-steps", "15"],
     "seq2seq_mam": ["--steps", "8", "--base-steps", "4"],
 }

@@ -31,9 +31,7 @@ GENERATING: dict[str, list[dict[str, Any]]] = {
         {"prompt_lookup_num_tokens": 2},
     ],
     "tiny-gpt2": [{"cache_implementation": "static", "num_beams": 2}],
-    "tiny-gemma2": [{"cache_implementation": "static"}],
     "tiny-t5": [{"num_beams": 3}, {"cache_implementation": "static"}],
-    "tiny-bart": [{"num_beams": 2}],
 }
 
 
