@@ -96,8 +96,6 @@ def mergeable(method: Method, role: str) -> Proof:
             return Proof("refuted", f"{what} no weights to take the change")
     if scope is PROMPT:
         return Proof("refuted", "a longer input is no change of weights")
-    if scope is EMBED and mixing(method):
-        return Proof("undecided", "it reads other tokens than its own")
     hidden = {"x", "h"} if scope is PROJECTION or method.insertion == "sequential" else {"h"}
     for composition in method.compositions:
         if composition.target in ("W", "b"):
@@ -106,7 +104,8 @@ def mergeable(method: Method, role: str) -> Proof:
         foreign = read & ({"x", "h", "resid"} - hidden)
         if foreign:
             return Proof("refuted", f"it reads `{min(foreign)}`, which is no projection's own")
-        if scope is EMBED and not read & {i.name for i in method.inputs}:
+        own = not read & {i.name for i in method.inputs} and not mixing(method)
+        if scope is EMBED and own:
             continue
         found = dependence(composition.value, hidden)
         if found.degree is Degree.OTHER:
