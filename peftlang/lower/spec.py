@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
 
-from peftlang.diagnostics import Diagnostic, PeftError, Source, did_you_mean
+from peftlang.diagnostics import Diagnostic, PeftError, Source, Span, did_you_mean
 from peftlang.ir.expr import Scalar
 from peftlang.ir.method import HyperParameter, fixed
 from peftlang.lower.arguments import check_parameters, with_defaults
@@ -180,7 +180,29 @@ def _check_unit(unit: Unit, report: Report, *, warn: bool) -> None:
     for definition in unit.own:
         if isinstance(definition.node, n.Adapter):
             check_adapter(definition, mine)
-    report.extend(d for d in mine.diagnostics if warn or d.severity == "error")
+    found = mine.diagnostics
+    if warn and any(d.code == "M311" for d in found):
+        prepared = _prepare_for_others(unit, found)
+        found = tuple(d for d in found if d.code != "M311" or d.span not in prepared)
+    report.extend(d for d in found if warn or d.severity == "error")
+
+
+def _prepare_for_others(unit: Unit, found: Iterable[Diagnostic]) -> set[Span]:
+    """Where methods that train nothing are defined, which an adapter uses beside ones that do.
+
+    A method that makes places in the sequence, say, which another method fills at each layer.
+    """
+    idle = {d.span for d in found if d.code == "M311" and d.span is not None}
+    prepared: set[Span] = set()
+    for definition in unit.own:
+        if isinstance(definition.node, n.Adapter):
+            flat = flatten(definition, with_defaults(definition, {}, Report()), Report())
+            used = [placing.wanted.definition.place for placing in flat.placings]
+            own = {place.span for place in used if place.source is unit.source}
+            foreign = any(place.source is not unit.source for place in used)
+            if flat.training or foreign or own - idle:
+                prepared |= own & idle
+    return prepared
 
 
 def check_method(definition: Definition, report: Report) -> None:

@@ -18,8 +18,8 @@ from peftlang.ir.sizes import site_sizes, too_many
 from peftlang.verifying.subject import Subject, roles_of
 
 DTYPES = ("float64", "float32")
-TAPPED = 3
-"""Size of each dimension that a tap names."""
+TAPPED = 5
+"""Size of each dimension that a tap names: what is chosen from it leaves something out."""
 
 SHARED_WIDTH = ("attn.q", "attn.k", "attn.v", "cross_attn.q", "cross_attn.k", "cross_attn.v")
 

@@ -20,3 +20,11 @@ def test_the_mended_text_is_right(entry: Code) -> None:
     assert entry.fixed is not None
     found = check([Source("fixed.peft", entry.fixed)])
     assert [diagnostic for diagnostic in found if diagnostic.severity == "error"] == []
+
+
+def test_a_method_may_prepare_for_another_that_trains() -> None:
+    idle = "method places { buffer Z[2, d_h] ~ zeros position prompt composition h = concat(Z, h) }"
+    trained = "method m { param s[d_x] ~ ones position block composition x = s * x }"
+    alone, both = "adapter a { places() }", "adapter a {\nplaces()\nm()\n}"
+    found = [check([Source("a.peft", f"{idle} {trained} {use}")]) for use in (alone, both)]
+    assert [[diagnostic.code for diagnostic in one] for one in found] == [["M311"], []]

@@ -38,7 +38,7 @@ def relative(left: Tensor, right: Tensor) -> float:
 
 
 WITHOUT_BIAS = ("tiny-llama", "tiny-t5")
-TYPICAL = one_of_each_kind()
+TYPICAL = one_of_each_kind(library())
 CASES = [
     (path, preset)
     for path in MERGEABLE

@@ -131,19 +131,19 @@ def _traits(method: Method) -> Iterator[str]:
             yield expr.op
 
 
-def one_of_each_kind() -> set[Path]:
+def one_of_each_kind(among: list[Path]) -> set[Path]:
     """The shortest spec of each kind of change."""
-    longest_first = sorted(library(), key=lambda path: -len(path.read_text()))
+    longest_first = sorted(among, key=lambda path: -len(path.read_text()))
     return set({kind_of_change(path): path for path in longest_first}.values())
 
 
-def one_of_each_way() -> set[Path]:
+def one_of_each_way(among: list[Path]) -> set[Path]:
     """The shortest spec of each way in which a call reaches what a spec reads.
 
     Specs of one way differ in what is written into the graph, and not in how a model with them is
     called, copied or saved.
     """
-    longest_first = sorted(library(), key=lambda path: -len(path.read_text()))
+    longest_first = sorted(among, key=lambda path: -len(path.read_text()))
     return set({_way(path): path for path in longest_first}.values())
 
 

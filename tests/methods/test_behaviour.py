@@ -163,7 +163,10 @@ def has_the_positions(spec: Path, preset: str) -> bool:
     return all(needed) and (not trains(spec) or bool(trains(spec) & kinds))
 
 
-STAND_FOR_OTHERS, TYPICAL = one_of_each_kind(), one_of_each_way()
+SOMEWHERE = [spec for spec in library() if any(has_the_positions(spec, p) for p in KINDS)]
+"""What needs experts, or two towers, is on none of these models, and is tested on others:
+`tests/runtime/test_experts.py`, `tests/streams/test_two_towers.py`."""
+STAND_FOR_OTHERS, TYPICAL = one_of_each_kind(SOMEWHERE), one_of_each_way(SOMEWHERE)
 ATTENDED = {p for p in STAND_FOR_OTHERS if set().union(*alternatives(p)) & {"attn.core", "prompt"}}
 PAIRS = list(itertools.product(library(), KINDS))
 PLACED = [

@@ -44,15 +44,17 @@ EQUIVALENT: tuple[Equivalent, ...] = (
     Equivalent(
         "the function reads `h`, and never the `x` that the insertion form chooses",
         r"insertion (sequential|parallel)",
-        ("adalink", "adapterfusion", "compacter", "control_prefixes", "deep_prompts", "deft",
-         "difffit", "iaa", "ia3", "loreft", "meet", "mixphm", "mov", "multi_head_parallel_adapter",
+        ("adalink", "adapterfusion", "bridger", "compacter", "control_prefixes", "deep_prompts",
+         "deft", "difffit", "iaa", "ia3", "loreft", "meet", "mixphm", "mov",
+         "multi_head_parallel_adapter",
          "p_tuning", "pfeiffer", "polyhistor", "prefix", "prefix_gated", "prefix_mlp",
-         "prompt_tuning", "road", "surm_adapter", "uniadapter", "vl_adapter"),
+         "prompt_tuning", "pvp", "road", "surm_adapter", "uniadapter", "vl_adapter"),
     ),
     Equivalent(
         "the use reads `h`, and no `x`, which is all that the insertion form chooses",
-        r"(gain|density\(w = w, eps = eps\) at ffn\.act) with insertion sequential",
-        ("deft", "difffit"),
+        r"(gain|density\(w = w, eps = eps\) at ffn\.act|to_(image|text)\(r = r\) at block in .*)"
+        r" with insertion sequential",
+        ("bridger", "deft", "difffit"),
     ),
     Equivalent(
         "what is put before others reads no `x`, which is all that the insertion form chooses",

@@ -65,6 +65,29 @@ def test_lora_of_each_expert_is_its_own_change_of_weights() -> None:
     torch.testing.assert_close(answer(model), found, rtol=1e-4, atol=1e-5)
 
 
+def test_a_path_beside_each_expert_is_weighed_by_the_base_router() -> None:
+    model, base = peftlang.compile(shallow(), "perft_e", r=3), shallow()
+    tensors = noisy(model)
+    A, B = (next(t for name, t in tensors.items() if name.endswith(end)) for end in (".A", ".B"))
+
+    def after(block: Any, given: Any, h: Tensor) -> Tensor:
+        probabilities = nn.functional.linear(given[0], block.gate.weight).softmax(-1)
+        gates, chosen = probabilities.topk(2)
+        kept = torch.zeros_like(probabilities).scatter(-1, chosen, gates)
+        made = torch.einsum("edr,erx,btx->bted", B, A, given[0])
+        weighed = kept[..., None] * made / kept.sum(-1)[..., None, None]
+        return h + 16.0 / 3 * weighed.sum(-2)
+
+    base.get_submodule("model.layers.0.mlp").register_forward_hook(after)
+    found, wanted = answer(model), answer(base)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    gradients = torch.autograd.grad(found.square().sum(), [A, B])
+    same = torch.autograd.grad(wanted.square().sum(), [A, B])
+    for ours, theirs in zip(gradients, same, strict=True):
+        assert all(expert.abs().max() > 0 for expert in theirs)
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
 BOTH = """
 method scaled() {
     param s[d_x] ~ ones

@@ -235,7 +235,8 @@ method m(r: int = 8) {
         "M311",
         "a change that trains nothing",
         "A warning: no composition and no penalty reads a parameter, so training would change"
-        " nothing.",
+        " nothing. An adapter may use such a method beside others that train: one that makes room"
+        " in the sequence, say, for what these put there.",
         example="""\
 method m {
     position attn.q

@@ -1,0 +1,91 @@
+"""Methods in both of CLIP's towers, against the same in plain PyTorch."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm, linear
+
+import peftlang
+from peftlang.models import build
+from tests.runtime.virtual_tokens import ids
+
+PRESET, R = "tiny-clip", 4
+TOWERS = ("text_model", "vision_model")
+
+
+def given() -> dict[str, Tensor]:
+    pixels = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    return {"pixel_values": pixels, "input_ids": ids()}
+
+
+def answer(model: Any) -> Tensor:
+    found: Tensor = model(**given()).logits_per_image
+    return found
+
+
+def adapted(spec: str, **options: Any) -> tuple[Any, dict[str, Tensor]]:
+    """The preset with a spec whose tensors are not where they start."""
+    model = peftlang.compile(build(PRESET), spec, **options)
+    tensors = peftlang.adapters(model)["default"].parameters()
+    made = torch.Generator().manual_seed(2)
+    for tensor in tensors.values():
+        tensor.data += 0.2 * torch.randn(tensor.shape, generator=made)
+    return model, dict(tensors)
+
+
+def same_gradients(tensors: dict[str, Tensor], ours: Any, theirs: Any) -> None:
+    for name, got, wanted in zip(tensors, ours, theirs, strict=True):
+        assert wanted.abs().max() > 0, name
+        torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4, msg=name)
+
+
+class Bridged:
+    """The plain preset with a bridge on hooks, called until every layer has read what it reads.
+
+    A tower is run after the other, so what a layer reads is what the other tower's layer made in
+    the call before; none of it goes round in circles.
+    """
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self.model: Any = build(PRESET).requires_grad_(False)
+        self.tensors, self.made, self.states = tensors, dict[Any, Tensor](), dict[str, Tensor]()
+        for tower in TOWERS:
+            layers: Any = self.model.get_submodule(f"{tower}.encoder.layers")
+            for layer, block in enumerate(layers):
+                block.register_forward_hook(self.bridge(tower, layer))
+
+    def bridge(self, tower: str, layer: int) -> Any:
+        reads_text = tower == "vision_model"
+        source = ("text_model", layer) if reads_text else ("vision_model", layer - 1)
+        use = "to_image" if reads_text else "to_text"
+
+        def after(_module: nn.Module, _given: Any, h: Tensor) -> Tensor:
+            at = f"{use}.{tower}.encoder.layers.{layer}.block"
+            if f"{at}.D" in self.tensors and source in self.made:
+                D, T, Q, K, V, U = (self.tensors[f"{at}.{name}"] for name in "DTQKVU")
+                before = self.states.get(tower, torch.zeros(R)) if layer else torch.zeros(R)
+                y = layer_norm(linear(h, D) + before, (R,))
+                self.states[tower] = y
+                z = linear(self.made[source], T)
+                scores = linear(y, Q) @ linear(z, K).transpose(1, 2) / R**0.5
+                h = h + linear(y * (scores.softmax(-1) @ linear(z, V)), U)
+            self.made[tower, layer] = h
+            return h
+
+        return after
+
+    def answer(self) -> Tensor:
+        for _ in range(2 * len(TOWERS)):
+            self.states.clear()
+            found = answer(self.model)
+        return found
+
+
+def test_a_bridge_reads_what_the_other_tower_makes() -> None:
+    model, tensors = adapted("bridger", r=R)
+    found, wanted = answer(model), Bridged(tensors).answer()
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    ours = torch.autograd.grad(found.square().sum(), list(tensors.values()))
+    theirs = torch.autograd.grad(wanted.square().sum(), list(tensors.values()))
+    same_gradients(tensors, ours, theirs)
