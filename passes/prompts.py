@@ -14,6 +14,7 @@ from peftlang.diagnostics import PeftError
 from peftlang.ir.expr import Apply, Expr, Ref
 from peftlang.ir.method import Method
 from peftlang.passes.dataflow.reading import Reading
+from peftlang.passes.occurrence import Located
 from peftlang.passes.rewriting import Emission, Rewriting, SlotReads
 
 PROMPT = "+prompt"
@@ -33,16 +34,24 @@ def prompts(work: Rewriting) -> None:
         return
     sites = [s for active in work.active for s in active.plan.sites.values() if s.role == "prompt"]
     weights = {site.weight for site in sites if site.weight}
-    for graph in work.graphs:
+    for graph, located in zip(work.graphs, work.located, strict=True):
         if not weights & set(graph.facts.parameters.values()):
             continue
         reading, reads = Reading(graph), SlotReads(graph, work, prefix="peftlang_prompt")
         for weight in weights:
             for use in reading.using(weight, "embed"):
-                _extend(use.call, reads)
+                _follow(located, use.call, _extend(use.call, reads))
 
 
-def _extend(lookup: Node, reads: SlotReads) -> None:
+def _follow(located: Located, lookup: Node, extended: Node) -> None:
+    """What reads the embeddings reads those of virtual tokens with them; the lookup has its own."""
+    for occurrence in (o for found in located.found.values() for o in found):
+        if occurrence.site.role != "embed":
+            held = occurrence.values.items()
+            occurrence.values = {n: extended if v is lookup else v for n, v in held}
+
+
+def _extend(lookup: Node, reads: SlotReads) -> Node:
     ids_node = lookup.all_input_nodes[0]
     table_node, value = reads(PROMPT), reads.value(PROMPT)
     with Emission(lookup.prev) as before:
@@ -60,7 +69,11 @@ def _extend(lookup: Node, reads: SlotReads) -> None:
             rows = torch.ones_like(ids).cumsum(0) - 1
             place, table = place + rows * value.shape[1], table.flatten(0, 1)
         virtual = torch.nn.functional.embedding(place, table)
-        after.replace(lookup, torch.where((ids < 0).unsqueeze(-1), virtual, found))
+        both: Any = torch.where((ids < 0).unsqueeze(-1), virtual, found)
+        both.node.meta["example_value"] = own
+        after.replace(lookup, both)
+    extended: Node = both.node
+    return extended
 
 
 def parts_before(method: Method) -> list[Expr]:

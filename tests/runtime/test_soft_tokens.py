@@ -56,3 +56,44 @@ def test_soft_tokens_have_to_be_there() -> None:
     with pytest.raises(PeftError) as caught:
         peftlang.compile(build("tiny-t5"), NEXT)
     assert caught.value.code == "S415"
+
+
+@pytest.mark.parametrize(
+    ("position", "width", "change"),
+    [("block", "d_x", "x = x + G @ x"), ("attn", "d_h", "h = h + G @ resid")],
+)
+def test_the_first_layer_reads_the_soft_tokens(position: str, width: str, change: str) -> None:
+    """What a method reads or writes there is the sequence with its virtual tokens."""
+    model: Any = peftlang.compile(
+        build("tiny-llama"),
+        f"""
+        method front(l: int = 4) {{
+            param P[l, d_h] ~ normal
+            position prompt
+            composition h = concat(P, h)
+        }}
+        method m {{ param G[{width}, {width}] ~ normal position {position} composition {change} }}
+        adapter both {{
+            front() at prompt
+            m()     at {position} in layers[0]
+        }}""",
+    )
+    named = peftlang.adapters(model)["default"].parameters()
+    prompt, gain = (next(v for k, v in named.items() if k.endswith(n)) for n in (".P", ".G"))
+    reference: Any = extended("tiny-llama", prompt)
+    layer, came = reference.model.layers[0], []
+
+    def reads(_module: nn.Module, args: Any) -> Any:
+        came.append(args[0])
+        return (args[0] + args[0] @ gain.T, *args[1:]) if position == "block" else None
+
+    layer.register_forward_pre_hook(reads)
+    if position == "attn":
+        layer.self_attn.register_forward_hook(
+            lambda _m, _a, out: (out[0] + came[-1] @ gain.T, *out[1:])
+        )
+    rows, mask = left_padded()
+    longer, seen = with_virtual(rows, mask)
+    found = model(rows, attention_mask=mask).logits
+    wanted = reference(longer, attention_mask=seen).logits[:, 4:, :160]
+    torch.testing.assert_close(found[mask.bool()], wanted[mask.bool()], rtol=1e-4, atol=1e-5)
