@@ -44,11 +44,11 @@ EQUIVALENT: tuple[Equivalent, ...] = (
     Equivalent(
         "the function reads `h`, and never the `x` that the insertion form chooses",
         r"insertion (sequential|parallel)",
-        ("adalink", "adapterfusion", "bridger", "compacter", "control_prefixes", "deep_prompts",
-         "deft", "difffit", "iaa", "ia3", "loreft", "meet", "mixphm", "mov",
-         "multi_head_parallel_adapter",
-         "p_tuning", "pfeiffer", "polyhistor", "prefix", "prefix_gated", "prefix_mlp",
-         "prompt_tuning", "pvp", "road", "surm_adapter", "uniadapter", "vl_adapter"),
+        ("adalink", "adapterfusion", "bridger", "compacter", "control_prefixes", "cpe_clip",
+         "deep_prompts", "deft", "difffit", "ia3", "iaa", "loreft", "meet", "mixphm", "mmrl",
+         "mov", "multi_head_parallel_adapter", "p_tuning", "pfeiffer", "polyhistor", "prefix",
+         "prefix_gated", "prefix_mlp", "prompt_tuning", "pvp", "road", "surm_adapter",
+         "uniadapter", "vl_adapter"),
     ),
     Equivalent(
         "the use reads `h`, and no `x`, which is all that the insertion form chooses",
@@ -58,9 +58,9 @@ EQUIVALENT: tuple[Equivalent, ...] = (
     ),
     Equivalent(
         "what is put before others reads no `x`, which is all that the insertion form chooses",
-        r"(prefix\(l = l\) at attn\.core, cross_attn\.core|first_prompt\(l = l\) at prompt)"
-        r" with insertion sequential",
-        ("deep_prompts", "mam"),
+        r"(prefix\(l = l\) at attn\.core, cross_attn\.core|(first_prompt|places)\(l = l\) at "
+        r"prompt) with insertion sequential",
+        ("cpe_clip", "deep_prompts", "mam", "mmrl"),
     ),
     Equivalent(
         "elementwise operators align dimensions by name, so a transposed operand is put back",
@@ -126,6 +126,11 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         ("capaboost", "mpo", "olora", "pissa", "soda", "svfit", "svft"),
     ),
     Equivalent(
+        "places are a buffer, which does not train",
+        r"composition h = concat\(stop_gradient\(Z\), h\)",
+        ("cpe_clip", "mmrl"),
+    ),
+    Equivalent(
         "gates are elementwise, and dimensions align by name",
         r"(let z = hard_concrete|penalty beta \* hard_concrete_l0)\(transpose\(log_alpha\)\)",
         ("diff_pruning",),
@@ -169,13 +174,16 @@ EQUIVALENT: tuple[Equivalent, ...] = (
     ),
     Equivalent(
         "of zeros and at most one 1 the sum is the largest, and the norm",
-        r"composition x = \(1 - (max|norm)\(s, over l\)\) \* x \+ s @ P",
-        ("deep_prompts",),
+        r"composition x = (\(1 - (max|norm)\(s, over l\)\) \* x \+ s @ "
+        r"(P|\(G @ transpose\(V\) \+ b\))|"
+        r"x \+ mixed \* \(s @ t - (max|norm)\(s, over l\) \* x\))",
+        ("cpe_clip", "deep_prompts", "mmrl"),
     ),
     Equivalent("no gradient flows to where a token stands",
-               r"composition x = .*stop_gradient\(s\).*", ("deep_prompts",)),
+               r"composition x = .*stop_gradient\(s\).*", ("cpe_clip", "deep_prompts", "mmrl")),
     Equivalent("each use says where it is, whatever the method's own position", r"position .*",
-               ("deep_prompts", "deft", "llama_adapter_v2", "unipelt")),
+               ("cpe_clip", "deep_prompts", "deft", "llama_adapter_v2", "mmrl",
+                "unipelt")),
     Equivalent("a role without `.weight` or `.bias` is both",
                r"train (norm, norm\.bias|norm\.weight, norm)", ("norm_tuning",)),
     Equivalent("of four entries, the last but one is the third",

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, linear
@@ -10,7 +11,7 @@ import peftlang
 from peftlang.models import build
 from tests.runtime.virtual_tokens import ids
 
-PRESET, R = "tiny-clip", 4
+PRESET, LENGTH, WIDTH, R = "tiny-clip", 2, 8, 4
 TOWERS = ("text_model", "vision_model")
 
 
@@ -38,6 +39,51 @@ def same_gradients(tensors: dict[str, Tensor], ours: Any, theirs: Any) -> None:
     for name, got, wanted in zip(tensors, ours, theirs, strict=True):
         assert wanted.abs().max() > 0, name
         torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def cpe_clip(tensors: dict[str, Tensor], tower: str, layer: int) -> Tensor:
+    at = f"language_vision.shared.{tower}_encoder_layers"
+    return linear(
+        tensors[f"language_vision.shared.block.{layer}.G"], tensors[f"{at}.V"], tensors[f"{at}.b"]
+    )
+
+
+def mmrl(tensors: dict[str, Tensor], tower: str, layer: int) -> Tensor:
+    A, B, b = (tensors[f"space.{tower}.encoder.layers.{layer}.block.{name}"] for name in "ABb")
+    P = tensors[f"space.shared.{tower}_encoder_layers.P"]
+    return linear(tensors["space.shared.R"], P + A @ B, b)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "options"), [(cpe_clip, {"d_g": WIDTH}), (mmrl, {"d_r": WIDTH, "beta": 1.0})]
+)
+def test_tokens_of_both_towers_are_deep_prompts(tokens: Any, options: dict[str, Any]) -> None:
+    """What those do is compared with hooks in `tests/runtime/test_rooms.py`.
+
+    Soft tokens of text are given the model's positions with the words, before the first layer.
+    """
+    model, tensors = adapted(tokens.__name__, l=LENGTH, **options)
+    plain, prompts = adapted("deep_prompts", l=LENGTH)
+    places = {
+        f"{use}.{tower}.{place}.P": (tower, layer)
+        for tower in TOWERS
+        for use, place, layer in (
+            ("first_prompt", "prompt" if tower == "text_model" else "encoder.prompt", 0),
+            ("next_prompt", "encoder.layers.1.block", 1),
+        )
+    }
+    assert set(places) == set(prompts)
+    made = [tokens(tensors, *places[name]) for name in prompts]
+    for prompt, value in zip(prompts.values(), made, strict=True):
+        prompt.data.copy_(value.detach())
+    positions = build(PRESET).get_submodule("text_model.embeddings.position_embedding").weight
+    prompts["first_prompt.text_model.prompt.P"].data -= positions.detach()[:LENGTH]
+    found, wanted = answer(model), answer(plain)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    slopes = torch.autograd.grad(wanted.square().sum(), list(prompts.values()))
+    theirs = torch.autograd.grad(made, list(tensors.values()), slopes)
+    ours = torch.autograd.grad(found.square().sum(), list(tensors.values()))
+    same_gradients(tensors, ours, theirs)
 
 
 class Bridged:
