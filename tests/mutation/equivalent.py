@@ -65,7 +65,7 @@ EQUIVALENT: tuple[Equivalent, ...] = (
     Equivalent(
         "elementwise operators align dimensions by name, so a transposed operand is put back",
         r"composition W = W \+ .*transpose\((z|D|delta)\).*",
-        ("diff_pruning", "fourierft", "hira", "loha", "lokr"),
+        ("diff_pruning", "fourierft", "hira", "kadaptation", "loha", "lokr"),
     ),
     Equivalent(
         "a product entry by entry aligns dimensions by name, transposed or not",
