@@ -137,7 +137,7 @@ def test_other_shapes(on: Subject) -> None:
     assert distance(found, wanted) < CLOSE
 
 
-@only(*DECODERS, *TWO_SIDED)
+@only("tiny-llama", "tiny-gpt2", "tiny-gemma2", "tiny-mixtral", *TWO_SIDED)
 def test_without_a_cache(on: Subject) -> None:
     """All other tests of these models run with one, as their configurations say."""
     assert on.model.config.use_cache  # type: ignore[union-attr]

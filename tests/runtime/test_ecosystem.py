@@ -70,7 +70,7 @@ def test_gradient_checkpointing(preset: str, reentrant: bool) -> None:
     check_gradients(model, preset)
 
 
-@pytest.mark.parametrize("preset", ["tiny-llama", "tiny-bert"])
+@pytest.mark.parametrize("preset", ["tiny-llama"])
 def test_aot_autograd(preset: str) -> None:
     model: Any = adapted(preset, backend="aot_eager")
     check_gradients(model, preset)
@@ -80,7 +80,7 @@ def test_aot_autograd(preset: str) -> None:
     assert distance(found, wanted) < CLOSE
 
 
-@pytest.mark.parametrize("preset", ["tiny-gpt2", "tiny-t5"])
+@pytest.mark.parametrize("preset", ["tiny-t5"])
 def test_aot_autograd_with_checkpointing(preset: str) -> None:
     model: Any = adapted(preset, backend="aot_eager")
     model.gradient_checkpointing_enable({"use_reentrant": False})
