@@ -26,7 +26,6 @@ GENERATING: dict[str, list[dict[str, Any]]] = {
         {"num_beams": 3},
         {"do_sample": True},
         {"use_cache": False},
-        {"prefill_chunk_size": 3},
         {"cache_implementation": "static", "prefill_chunk_size": 3},
         {"prompt_lookup_num_tokens": 2},
     ],
