@@ -32,7 +32,6 @@ class AdapterRecord:
     Attributes:
         plan: What goes where.
         seed: Seed of its tensors.
-        model_name: Identity of the base as the caller named it, for the saved folder.
     """
 
     plan: Plan
@@ -45,6 +44,7 @@ class Adapted:
     Attributes:
         root: The model.
         records: Adapters by name, in the order in which they were added.
+        serials: What tells an adapter from others that had or will have its name, by name.
         active: Names of those that act, in the order in which they act.
         enabled: False inside ``peftlang.disabled``.
         inside: True while a door's compiled function runs: graphs that Dynamo records now

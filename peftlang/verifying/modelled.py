@@ -15,14 +15,14 @@ from peftlang.verifying.comparing import FAINT, checked
 from peftlang.verifying.files import PythonReference, describe
 from peftlang.verifying.fitted import Fitted, output_of
 from peftlang.verifying.others import SpecReference
-from peftlang.verifying.references import Params, Reference, activation
+from peftlang.verifying.references import Known, Params, Reference, activation
 from peftlang.verifying.running import Broken
 
 Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class ModelSite:
+class ModelSite(Known):
     """A site as a reference of a whole model sees it; sizes and arguments are attributes too.
 
     Attributes:
@@ -42,14 +42,6 @@ class ModelSite:
     params: Params
     args: Mapping[str, Any]
     sizes: Mapping[str, int]
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "args" not in self.__dict__:
-            raise AttributeError(name)
-        for known in (self.args, self.sizes):
-            if name in known:
-                return known[name]
-        raise AttributeError(f"the site has no `{name}`")
 
 
 def equals_model(fitted: Fitted, reference: Reference) -> float:

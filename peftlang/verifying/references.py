@@ -56,8 +56,23 @@ class Params(dict[str, Tensor]):
             raise AttributeError(f"the method has no tensor `{name}`") from None
 
 
+class Known:
+    """A site whose hyper-parameters and sizes are attributes too: ``site.r``, ``site.d_x``."""
+
+    args: Mapping[str, Any]
+    sizes: Mapping[str, int]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "args" not in self.__dict__:
+            raise AttributeError(name)
+        for known in (self.args, self.sizes):
+            if name in known:
+                return known[name]
+        raise AttributeError(f"the site has no `{name}`")
+
+
 @dataclass(frozen=True)
-class SiteFacts:
+class SiteFacts(Known):
     """The site as a reference sees it; sizes and hyper-parameters are attributes as well.
 
     Attributes:
@@ -79,14 +94,6 @@ class SiteFacts:
     ids: Tensor
     causal: bool
     training: bool = False
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "args" not in self.__dict__:
-            raise AttributeError(name)
-        for known in (self.args, self.sizes):
-            if name in known:
-                return known[name]
-        raise AttributeError(f"the site has no `{name}`")
 
 
 def facts_of(bench: Bench) -> SiteFacts:

@@ -128,16 +128,14 @@ def test_forward_and_gradients(on: Subject, training: bool) -> None:
             assert distance(parameter.grad, gradient) < 50 * CLOSE
 
 
-@only(
-    *("tiny-llama", "tiny-gpt2", "tiny-gemma2", "tiny-bert", "tiny-deberta-v2", "tiny-t5"),
-    *("tiny-vit", "tiny-mixtral", "tiny-transformer-encoder"),
-)
+@only(*PLACES)
 def test_other_shapes(on: Subject) -> None:
+    """They are recorded anew."""
     found, wanted = on.outputs(**batch(on.preset, rows=3, tokens=9))
     assert distance(found, wanted) < CLOSE
 
 
-@only("tiny-llama", "tiny-gpt2", "tiny-gemma2", "tiny-mixtral", *TWO_SIDED)
+@only(*DECODERS, *TWO_SIDED)
 def test_without_a_cache(on: Subject) -> None:
     """All other tests of these models run with one, as their configurations say."""
     assert on.model.config.use_cache  # type: ignore[union-attr]

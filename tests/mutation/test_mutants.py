@@ -23,10 +23,7 @@ COUNT = int(os.environ.get("PEFTLANG_MUTANTS", "24"))
 """How many mutants of each spec are judged; all that there are, where this is large."""
 
 LEAST = 10
-LISTED = max(6, COUNT - 24)
-"""How many mutants are judged of those that are equivalent for one reason."""
-
-LISTED = 8
+LISTED = max(8, COUNT - 24)
 """How many that are equivalent for one reason are judged; all that there are, with all mutants."""
 
 LIBRARY = sorted(SPECS.glob("*.peft"))

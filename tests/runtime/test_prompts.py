@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 from peft import PromptTuningConfig, get_peft_model
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
 import peftlang
@@ -235,6 +235,13 @@ def test_a_prompt_for_each_row() -> None:
     both = model(rows, task=torch.tensor([0, 2])).logits
     close(both[1:], model(rows[1:], task=2).logits)
     assert not torch.allclose(both[1:], model(rows[1:], task=1).logits, atol=1e-4)
+
+
+def test_a_model_without_a_sequence_has_no_place_for_a_prompt() -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    with pytest.raises(PeftError, match="token ids") as caught:
+        peftlang.compile(model, "prompt_tuning", example_inputs={"input": torch.zeros(3, 2)})
+    assert caught.value.code == "S407"
 
 
 def test_only_something_before_the_sequence() -> None:

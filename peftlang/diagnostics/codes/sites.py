@@ -141,7 +141,8 @@ method m(r: int = 8) {
         "S416",
         "a tap that does not name one site",
         "What a tap names is looked up for each site where the method stands: it must be one "
-        "other site, and have the sizes that the tap states.",
+        "other site, have the sizes that the tap states, and where it is read token by token as "
+        "many tokens.",
         example="`tap y[d_h] = block.h in layers[layer - 1]` in a method that stands in layer 0.",
         runs=False,
     ),
