@@ -11,17 +11,13 @@ from peftlang.diagnostics import PeftError, nearest
 from peftlang.ir.dims import Dim, Indivisible, UnboundDim
 from peftlang.ir.expr import Apply, names, postorder
 from peftlang.ir.method import Adapter, Method, TapDef, Use
+from peftlang.ir.places import GLOB_ROLES, in_scope, matches
 from peftlang.ir.plan import Placement, Plan, Site, Tapped
-from peftlang.ir.selector import Comparison, Selector, Target
+from peftlang.ir.selector import Selector, Target
 from peftlang.ir.sizes import site_sizes, too_many
 from peftlang.passes.missing import looked_for, paths_instead
 from peftlang.passes.prompts import parts_before
 from peftlang.passes.taps import tapped
-
-OPERATORS: dict[str, Callable[[int, int], bool]] = {
-    "<": int.__lt__, "<=": int.__le__, ">": int.__gt__, ">=": int.__ge__,
-    "==": int.__eq__, "!=": int.__ne__,
-}  # fmt: skip
 
 
 def resolve(
@@ -118,47 +114,17 @@ def _weight(site: Site) -> tuple[str | None, int | None]:
     return site.weight, site.dims.get("expert")
 
 
-def matches(target: Target, site: Site) -> bool:
-    """Whether one alternative of a selector means ``site``, its scopes included."""
-    if target.kind == "glob":
-        named = fnmatchcase(site.path, target.text) and site.role in _GLOB_ROLES
-    else:
-        named = site.role == target.text
-    return named and _in_scope(target, site)
-
-
-_GLOB_ROLES = ("linear", "head", "norm", "embed", "block", "module")
-"""What a module path by itself means: what its own kind of module is."""
-
-
 def _by_kind(found: list[Site]) -> list[Site]:
     """Containers only where a path names nothing else: `"layers.*"` is not all that they hold."""
     return [site for site in found if site.role != "module"] or found
-
-
-def _in_scope(target: Target, site: Site) -> bool:
-    layers = site.dims.get("layers", 0)
-    if target.layers:
-        layer = site.layer
-        if layer is None or not any(r.contains(layer, layers) for r in target.layers):
-            return False
-    if target.sides and site.side not in target.sides:
-        return False
-    return not target.where or any(_all_hold(anyof, site) for anyof in target.where)
-
-
-def _all_hold(comparisons: Iterable[Comparison], site: Site) -> bool:
-    return all(
-        c.dim in site.dims and OPERATORS[c.operator](site.dims[c.dim], c.value) for c in comparisons
-    )
 
 
 def _one_per_place(sites: list[Site]) -> list[Site]:
     """A glob finds a module under each of its roles; the first says what kind it is."""
     seen: dict[tuple[str, str | None], Site] = {}
     for site in sites:
-        key = (site.path, site.role if site.role not in _GLOB_ROLES else None)
-        seen.setdefault(key if site.role in _GLOB_ROLES else (site.id, None), site)
+        key = (site.path, site.role if site.role not in GLOB_ROLES else None)
+        seen.setdefault(key if site.role in GLOB_ROLES else (site.id, None), site)
     return list(seen.values())
 
 
@@ -291,12 +257,12 @@ def _unfrozen(
     return found
 
 
-def _lies_in_scope(parameter: str, target: Target, sites: Sequence[Site]) -> bool:
+def _liesin_scope(parameter: str, target: Target, sites: Sequence[Site]) -> bool:
     """Whether a site that the scopes leave owns the parameter, or is a layer that holds it."""
     if not (target.layers or target.sides or target.where):
         return True
     return any(
-        _in_scope(target, site)
+        in_scope(target, site)
         and (
             parameter in (site.weight, site.bias)
             or (site.role == "block" and not target.where
@@ -315,7 +281,7 @@ def _parameters(target: Target, sites: Sequence[Site], parameters: Iterable[str]
         role, which = target.text, ""
     if role in {"", "all"} or target.text in {"bias", "weight"}:
         suffix = f".{which or target.text}" if target.text != "all" else ""
-        return {p for p in parameters if p.endswith(suffix) and _lies_in_scope(p, target, sites)}
+        return {p for p in parameters if p.endswith(suffix) and _liesin_scope(p, target, sites)}
     narrowed = target.model_copy(update={"kind": "role", "text": role})
     found: set[str] = set()
     for site in sites:

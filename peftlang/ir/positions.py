@@ -68,7 +68,11 @@ With sequential insertion ``x`` is the site's output, and ``d_x`` is its size.
 
 SITE_DIMS = frozenset(
     {"d_x", "d_h", "d_head", "heads", "kv_heads", "layers", "layer", "vocab"}
-    | {"expert", "experts"}
+    | {"expert", "experts", "place", "places"}
     | {"keys", "tokens", "batch"}
 )
-"""Names of dimensions that a site brings; ``layer`` is the site's own index, a number."""
+"""Names of dimensions that a site brings."""
+
+NUMBERS_OF_SITES = frozenset({"layer", "expert", "place"})
+"""Those that count from 0, and so are no sizes: which layer, which expert, and which alternative
+of the method's position."""

@@ -1,10 +1,10 @@
-"""Which tokens an expression's value depends on: the ground for merging, caches and contracts."""
+"""What a method depends on: which tokens (for merging, caches and contracts), which dimensions."""
 
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from peftlang.ir.builtins import BUILTINS
-from peftlang.ir.expr import Apply, Number, postorder
+from peftlang.ir.expr import Apply, DimValue, Number, postorder
 from peftlang.ir.method import Method
 
 
@@ -25,6 +25,15 @@ def asking(method: Method, *, what: Iterable[str] = ("places", "ids")) -> list[A
     """The calls of a method's compositions that ask where tokens lie, or which ids they have."""
     wanted = set(what)
     return [node for node in _calls(method) if BUILTINS[node.op].asks in wanted]
+
+
+def asks(method: Method, *dims: str) -> bool:
+    """Whether a method's tensors, compositions or penalties depend on one of these dimensions."""
+    found = {symbol for tensor in method.tensors for dim in tensor.dims for symbol in dim.symbols}
+    for node in postorder(*(c.value for c in method.compositions), *method.penalties):
+        if isinstance(node, DimValue):
+            found |= node.dim.symbols
+    return not found.isdisjoint(dims)
 
 
 def mixing(method: Method) -> list[Apply]:

@@ -7,6 +7,7 @@ from peftlang.ir.builtins import BUILTINS, as_dim
 from peftlang.ir.dims import Indivisible, UnboundDim
 from peftlang.ir.expr import Apply, Scalar
 from peftlang.ir.method import Method
+from peftlang.ir.places import place_of
 from peftlang.ir.plan import Site
 
 
@@ -25,6 +26,9 @@ def site_sizes(
         sizes["d_x"] = sizes["d_h"]
     if site.layer is not None:
         sizes["layer"] = site.layer
+    place = place_of(method.position, site) if method.position else None
+    if method.position and place is not None:
+        sizes |= {"place": place, "places": len(method.position.targets)}
     return {**sizes, **tapped, **hypers}
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from peftlang.diagnostics import Source, did_you_mean
 from peftlang.ir.dims import MAX_COEFFICIENT, Dim, TooComplex
-from peftlang.ir.positions import SITE_DIMS
+from peftlang.ir.positions import NUMBERS_OF_SITES, SITE_DIMS
 from peftlang.lower.report import Place, Report
 from peftlang.lower.tree import operands, walk
 from peftlang.syntax import nodes as n
@@ -83,14 +83,15 @@ class Dimensions:
         name = node.text
         if name in self._symbols and not (sized and name in self._unsized):
             return self._symbols[name]
-        if name in SITE_DIMS and not (sized and (name in self._unsized or name == "layer")):
+        refused = self._unsized | NUMBERS_OF_SITES if sized else frozenset()
+        if name in SITE_DIMS - refused:
             return Dim.of(name)
-        known = sorted(
-            {*self._symbols, *SITE_DIMS} - (self._unsized | {"layer"} if sized else set())
-        )
+        known = sorted({*self._symbols, *SITE_DIMS} - refused)
         message = f"`{name}` is not a dimension"
         if name in self._unsized:
             message = f"`{name}` differs from call to call, so no tensor can have its size"
+        elif name in NUMBERS_OF_SITES:
+            message += f"; it is which of the `{name}s` a site is at, counted from 0"
         elif name in self._others:
             message += f"; it is {self._others[name]}"
         raise _Fault("T203", message, node, did_you_mean(name, known))

@@ -13,9 +13,9 @@ from peftlang.ir.expr import Apply, Scalar, names, postorder
 from peftlang.ir.method import Adapter, Method, Use, fixed
 from peftlang.ir.plan import Site
 from peftlang.ir.positions import CORE, POSITIONS, SITE_DIMS
-from peftlang.ir.reach import mixing
+from peftlang.ir.reach import asks, mixing
 from peftlang.ir.sizes import site_sizes, too_many
-from peftlang.verifying.subject import Subject, roles_of
+from peftlang.verifying.subject import Subject, role_of, roles_of
 
 DTYPES = ("float64", "float32")
 TAPPED = 5
@@ -157,7 +157,7 @@ def _drawn(
     assume(uses)
     chosen = uses[draw(st.integers(0, len(uses) - 1))]
     where = role or draw(st.sampled_from(roles_of(chosen)))
-    sizes = _sizes(draw, chosen, where)
+    sizes = _sizes(draw, chosen, where) | _place(draw, chosen, where)
     must, can = _bias(chosen.method, where)
     situation = Situation(
         role=where, use=chosen.label, sizes=sizes, args=args,
@@ -205,6 +205,15 @@ def _sizes(draw: st.DrawFn, use: Use, role: str) -> dict[str, int]:
         "batch": draw(st.integers(1, 2)), "tokens": tokens,
         "keys": draw(st.integers(1, 4)) if cross else tokens,
     }  # fmt: skip
+
+
+def _place(draw: st.DrawFn, use: Use, role: str) -> dict[str, int]:
+    """One of the alternatives that name the role, where the method asks which it is."""
+    if not asks(use.method, "place", "places"):
+        return {}
+    named = [role_of(target) for target in use.selector.targets]
+    at = [number for number, name in enumerate(named) if name == role]
+    return {"place": draw(st.sampled_from(at)), "places": len(named)}
 
 
 def _large(use: Use) -> tuple[int, ...]:

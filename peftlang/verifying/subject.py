@@ -10,6 +10,7 @@ from peftlang.diagnostics import PeftError
 from peftlang.ir.expr import Scalar
 from peftlang.ir.method import Adapter, HyperParameter, Use
 from peftlang.ir.positions import POSITIONS
+from peftlang.ir.selector import Target
 from peftlang.lower import Spec, build, load
 
 INTEGERS: tuple[int, ...] = (1, 2, 3, 4)
@@ -120,7 +121,12 @@ def _candidates(hyper: HyperParameter) -> tuple[Scalar, ...]:
     return tuple(found)
 
 
+def role_of(target: Target) -> str:
+    """The role that an alternative of a selector names; a path stands for any projection."""
+    return target.text if target.kind == "role" else "linear"
+
+
 def roles_of(use: Use) -> tuple[str, ...]:
-    """The roles that a use may be placed on; a module path stands for any projection."""
-    named = [t.text if t.kind == "role" else "linear" for t in use.selector.targets]
+    """The roles that a use may be placed on."""
+    named = map(role_of, use.selector.targets)
     return tuple(dict.fromkeys(name for name in named if name in POSITIONS))

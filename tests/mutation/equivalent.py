@@ -152,7 +152,8 @@ EQUIVALENT: tuple[Equivalent, ...] = (
     ),
     Equivalent("whole numbers have no gradient",
                r".*stop_gradient\((E|task|layer|label)\).*",
-               ("control_prefixes", "fourierft", "hyperformer", "meet", "vl_adapter")),
+               ("control_prefixes", "fourierft", "hyperformer", "hyperformer_plus", "meet",
+                "vl_adapter")),
     Equivalent("it does not matter in which order ids are named",
                r"function delta = dropout\(occurrence\(n, sep, cls\) @ V, p\)", ("pasta",)),
     Equivalent(

@@ -15,9 +15,10 @@ from hypothesis.errors import HypothesisDeprecationWarning, UnsatisfiedAssumptio
 
 from peftlang.diagnostics import PeftError
 from peftlang.ir.dims import Indivisible
-from peftlang.ir.expr import DimValue, Scalar, postorder
-from peftlang.ir.method import HyperParameter, Method
+from peftlang.ir.expr import Scalar
+from peftlang.ir.method import HyperParameter
 from peftlang.ir.positions import POSITIONS
+from peftlang.ir.reach import asks
 from peftlang.verifying import Subject
 from peftlang.verifying.comparing import difference
 from peftlang.verifying.files import PythonReference
@@ -115,26 +116,21 @@ def _situations(
     """One site of each kind for each use; with dropout on as well, where the reference has it.
 
     Attention is causal; what else looks at other tokens does so with and without later ones. What
-    asks which layer it is in is at the first one as well.
+    asks which layer it is in is at the first one as well, and what asks for its place at each role.
     """
     for use in subject.build(args).uses:
         kinds: list[Any] = []
         for role in roles_of(use):
-            if not any(POSITIONS[role] is kind for kind in kinds):
+            if asks(use.method, "place") or not any(POSITIONS[role] is kind for kind in kinds):
                 kinds.append(POSITIONS[role])
                 causal = looks_about(use.method, role)
                 both = causal and role != "attn.core"
                 modes = itertools.product(
                     (causal, False)[: 1 + both], (False, True)[: 1 + training],
-                    ({}, {"layer": 0})[: 1 + _asks_its_layer(use.method)],
+                    ({}, {"layer": 0})[: 1 + asks(use.method, "layer")],
                 )  # fmt: skip
                 for way, on, where in modes:
                     yield Situation(
                         role=role, use=use.label, args=dict(args), training=on,
                         sizes=_SIZES | _OTHER.get(role, {}) | where, causal=way,
                     )  # fmt: skip
-
-
-def _asks_its_layer(method: Method) -> bool:
-    nodes = postorder(*(c.value for c in method.compositions))
-    return any(isinstance(node, DimValue) and "layer" in node.dim.symbols for node in nodes)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from peftlang.diagnostics import PeftError
 from peftlang.ir.builtins.layout import axes, met
 from peftlang.ir.builtins.table import Builtin, Evaluation, Signature
 from peftlang.ir.dims import Dim
@@ -245,9 +246,18 @@ def _index_rule(call: Signature) -> Type:
 
 def _index(call: Evaluation) -> Any:
     table, at = call.args
+    if isinstance(at, int):
+        _check_entry(call, at)
     if isinstance(at, int) or len(call.types[0].dims) != 2:
         return table[at]
     return call.t.nn.functional.embedding(at, table)
+
+
+def _check_entry(call: Evaluation, at: int) -> None:
+    dim = call.types[0].dims[0]
+    if not 0 <= at < call.size(dim):
+        raise PeftError(f"this takes entry number {at} of `{dim}`, which is {call.size(dim)}",
+                        code="S408", help="entries are counted from 0")  # fmt: skip
 
 
 TENSORS = (
