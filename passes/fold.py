@@ -19,8 +19,9 @@ from torch import Tensor
 from peftlang.ir.expr import names
 from peftlang.ir.interpret import Interpreter
 from peftlang.ir.linearity import Degree, dependence
-from peftlang.ir.plan import TRAINED, Site
+from peftlang.ir.plan import TRAINED, Rows, Site
 from peftlang.passes.experts import is_expert, with_changes
+from peftlang.passes.hosts import Job, Neighbours, by_weight
 from peftlang.passes.rewriting import ActivePlan
 from peftlang.passes.steps import Application, applications
 from peftlang.passes.views import scattered, select
@@ -56,19 +57,6 @@ class _Refusal(Exception):
     """Why one site cannot be folded."""
 
 
-@dataclass(frozen=True)
-class Neighbours:
-    """Where a site that has no weights of its own hands its value on.
-
-    Attributes:
-        reader: For ``ffn.act``: the projection that reads it, by site id.
-        writer: For a sub-layer: the projection whose output it is, unchanged.
-    """
-
-    reader: Mapping[str, Site] = field(default_factory=dict)
-    writer: Mapping[str, Site] = field(default_factory=dict)
-
-
 def fold(
     active: Iterable[ActivePlan],
     parameters: Mapping[str, Tensor],
@@ -93,31 +81,10 @@ def fold(
     for adapter in active:
         for name in adapter.plan.train:
             state.put(name, slot(f"{adapter.name}.{TRAINED}.{name}"))
-    work = _by_weight(applications(active), neighbours)
+    work = by_weight(applications(active), neighbours)
     for group in work:
         _fold_group(group, state)
     return Folded(state.finished(), state.refused, state.rounding())
-
-
-@dataclass
-class _Job:
-    """All that acts on one projection, norm or embedding, nearest to the weights first.
-
-    Attributes:
-        host: The site whose weights change.
-        own: Applications at the host itself.
-        before: Applications that change what the host reads (at ``ffn.act``).
-        after: Applications that change what it hands on (at a sub-layer).
-    """
-
-    host: Site
-    own: list[Application] = field(default_factory=list)
-    before: list[Application] = field(default_factory=list)
-    after: list[Application] = field(default_factory=list)
-
-    @property
-    def all(self) -> list[Application]:
-        return [*self.before, *self.own, *self.after]
 
 
 class _State:
@@ -147,19 +114,7 @@ class _State:
         return {name: value.to(self._base[name].dtype) for name, value in self._new.items()}
 
 
-def _by_weight(by_site: Mapping[str, list[Application]], neighbours: Neighbours) -> list[_Job]:
-    jobs: dict[str, _Job] = {}
-    for site_id, found in by_site.items():
-        site = found[0].site
-        reader, writer = neighbours.reader.get(site_id), neighbours.writer.get(site_id)
-        host = reader or writer or site
-        key = f"{host.weight}:{host.rows}:{host.dims.get('expert')}" if host.weight else host.id
-        job = jobs.setdefault(key, _Job(host))
-        (job.before if reader else job.after if writer else job.own).extend(found)
-    return list(jobs.values())
-
-
-def _fold_group(job: _Job, state: _State) -> None:
+def _fold_group(job: Job, state: _State) -> None:
     try:
         if job.host.weight is None:
             raise _Refusal(_no_weights(job.host.role))
@@ -213,7 +168,7 @@ def _check_affine(application: Application, hidden: set[str], forbidden: set[str
             raise _Refusal(found.reason)
 
 
-def _fold_projection(job: _Job, state: _State) -> None:
+def _fold_projection(job: Job, state: _State) -> None:
     for application in job.before:
         _check_affine(application, {"h"}, {"x"})
     for application in job.own:
@@ -232,7 +187,7 @@ def _fold_projection(job: _Job, state: _State) -> None:
     _store_projection(host, state, weight, offset)
 
 
-def _fold_expert(job: _Job, state: _State) -> None:
+def _fold_expert(job: Job, state: _State) -> None:
     """An expert's matrix in the parameter that holds all of them."""
     host = job.host
     assert host.weight is not None
@@ -271,7 +226,7 @@ def _store_projection(host: Site, state: _State, weight: Tensor, offset: Tensor)
     state.put(host.weight, full.transpose(0, 1) if host.transposed else full)
 
 
-def _run(job: _Job, state: _State, tokens: Tensor) -> Tensor:
+def _run(job: Job, state: _State, tokens: Tensor) -> Tensor:
     """The adapted projection as a function of its input, ``[n, d_x]`` to ``[n, d_h]``.
 
     ``h`` follows from the new operands.
@@ -279,34 +234,78 @@ def _run(job: _Job, state: _State, tokens: Tensor) -> Tensor:
     values = {"x": tokens, **_weights(job.host, state)}
     for application in job.before:
         _advance(application, state, values, {"h": "x"})
-    new, found = _operands(job.own, state, values)
-    h = torch.nn.functional.linear(new["x"], new["W"], new.get("b"))
-    return _result([*found, *((application, new) for application in job.after)], state, h)
+    operands = _Operands(job, values)
+    found = operands.found(job.own, state)
+    after = [(application, operands.values) for application in job.after]
+    return _result([*found, *after], job, state, operands.output())
 
 
 Found = list[tuple[Application, dict[str, Tensor]]]
 
 
-def _operands(
-    applications: Iterable[Application], state: _State, values: dict[str, Tensor]
-) -> tuple[dict[str, Tensor], Found]:
-    """The operands after all changes, and each application with those that it finds.
+class _Operands:
+    """What a projection reads while methods act on it, or on a part of its rows.
 
-    All clauses of a method read the old values, and the methods before it have acted.
+    A part shares its ``x`` with the others, so a change of it there is of the part's own copy.
+
+    Attributes:
+        values: ``x``, ``W`` and ``b`` of the whole.
+        own: ``x`` of parts that changed it, by their rows.
     """
-    values, found = dict(values), []
-    for application in applications:
-        found.append((application, dict(values)))
-        _advance(application, state, values, {}, targets={"x", "W", "b"})
-    return values, found
+
+    def __init__(self, job: Job, values: dict[str, Tensor]) -> None:
+        self._job, self.values = job, dict(values)
+        self.own: dict[Rows, Tensor] = {}
+
+    def of(self, rows: Rows | None) -> dict[str, Tensor]:
+        """The operands of some of the rows."""
+        if rows is None:
+            return dict(self.values)
+        part = {k: select(v, rows, axis=0) for k, v in self.values.items() if k != "x"}
+        own = self.own.get(rows, self.values.get("x"))
+        return part if own is None else {"x": own, **part}
+
+    def put(self, rows: Rows | None, values: dict[str, Tensor]) -> None:
+        """Give some of the rows new operands."""
+        if rows is None:
+            self.values = dict(values)
+            return
+        for name in values.keys() - {"x"}:
+            self.values[name] = scattered(self.values[name], values[name], rows, axis=0)
+        if values["x"] is not self.of(rows)["x"]:
+            self.own[rows] = values["x"]
+
+    def found(self, applications: Iterable[Application], state: _State) -> Found:
+        """Each application with the operands that it finds, while all change them.
+
+        All clauses of a method read the old values, and the methods before it have acted.
+        """
+        found = []
+        for application in applications:
+            rows = self._job.part(application)
+            values = self.of(rows)
+            found.append((application, dict(values)))
+            _advance(application, state, values, {}, targets={"x", "W", "b"})
+            self.put(rows, values)
+        return found
+
+    def output(self) -> Tensor:
+        """What the projection makes of its operands, ``[n, d_h]``."""
+        h = torch.nn.functional.linear(self.values["x"], self.values["W"], self.values.get("b"))
+        for rows in self.own:
+            part = self.of(rows)
+            new = torch.nn.functional.linear(part["x"], part["W"], part.get("b"))
+            h = scattered(h, new, rows, axis=-1)
+        return h
 
 
-def _result(found: Found, state: _State, h: Tensor) -> Tensor:
+def _result(found: Found, job: Job, state: _State, h: Tensor) -> Tensor:
     """``h`` after every change of it."""
     for application, operands in found:
-        values = {**operands, "h": h}
+        rows = job.part(application)
+        values = {**operands, "h": h if rows is None else select(h, rows, axis=-1)}
         _advance(application, state, values, {}, targets={"h"})
-        h = values["h"]
+        h = values["h"] if rows is None else scattered(h, values["h"], rows, axis=-1)
     return h
 
 
@@ -348,14 +347,15 @@ def _interpreter(
     return Interpreter(torch, application.sizes, lookup)
 
 
-def _fold_norm(job: _Job, state: _State) -> None:
+def _fold_norm(job: Job, state: _State) -> None:
     """A norm scales by W and shifts by b; only a change of each feature by itself fits there."""
     host = job.host
     for application in job.own:
         _check_affine(application, {"h"}, {"x"})
     old = _weights(host, state)
     old.setdefault("b", torch.zeros_like(old["W"]))
-    values, found = _operands(job.own, state, old)
+    operands = _Operands(job, old)
+    found, values = operands.found(job.own, state), operands.values
     changes = [c for a in job.own for c in a.method.compositions if c.target == "h"]
     if changes:
         _fold_norm_output(job, state, values, found)
@@ -367,14 +367,14 @@ def _fold_norm(job: _Job, state: _State) -> None:
         raise _Refusal("it adds a constant, and the norm has no bias to hold it")
 
 
-def _fold_norm_output(job: _Job, state: _State, values: dict[str, Tensor], found: Found) -> None:
+def _fold_norm_output(job: Job, state: _State, values: dict[str, Tensor], found: Found) -> None:
     if "b" not in _weights(job.host, state):
         raise _Refusal("the norm's gain may be stored with an offset, so scaling it is not sure")
     width = values["W"].numel()
     basis = torch.eye(width, dtype=torch.float64, device=values["W"].device)
 
     def run(normalised: Tensor) -> Tensor:
-        return _result(found, state, normalised * values["W"] + values["b"])
+        return _result(found, job, state, normalised * values["W"] + values["b"])
 
     offset = run(torch.zeros(1, width, dtype=torch.float64, device=basis.device))[0]
     matrix = run(basis) - offset
@@ -384,11 +384,12 @@ def _fold_norm_output(job: _Job, state: _State, values: dict[str, Tensor], found
     values["W"], values["b"] = diagonal, offset
 
 
-def _fold_embedding(job: _Job, state: _State) -> None:
+def _fold_embedding(job: Job, state: _State) -> None:
     for application in job.own:
         _check_affine(application, {"h"}, {"x"})
     host = job.host
     if host.transposed or host.weight is None or state.get(host.weight).dim() != 2:
         raise _Refusal("a patch embedding takes changes of its weight alone")
-    values, found = _operands(job.own, state, {"W": state.get(host.weight)})
-    state.put(host.weight, _result(found, state, values["W"]))
+    operands = _Operands(job, {"W": state.get(host.weight)})
+    found = operands.found(job.own, state)
+    state.put(host.weight, _result(found, job, state, operands.values["W"]))

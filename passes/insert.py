@@ -5,8 +5,11 @@ active methods say, adapter values are read from attributes that carry a slot na
 without sites is unchanged.
 """
 
-from collections.abc import Iterable
-from dataclasses import replace
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -24,6 +27,7 @@ from peftlang.passes.attention_view import AttentionView
 from peftlang.passes.experts import change_experts
 from peftlang.passes.flows import Flows
 from peftlang.passes.lengthen import lengthen
+from peftlang.passes.occurrence import Located, Occurrence
 from peftlang.passes.rewriting import SLOT, ActivePlan, Emission, Rewriting, SlotReads
 from peftlang.passes.rooms import fill
 from peftlang.passes.steps import Application, Step, applications, outermost_first
@@ -61,6 +65,16 @@ def _replace_trained(graph: CapturedGraph, active: Iterable[ActivePlan], reads: 
             node.replace_all_uses_with(copy)
 
 
+@dataclass(frozen=True, eq=False)
+class _Held:
+    """An operand as an application of that rank finds it, which a step still to come says."""
+
+    rank: int
+    name: str
+    node: Node
+    occurrence: Occurrence
+
+
 class _Writer:
     """Writes applications into one graph.
 
@@ -74,9 +88,10 @@ class _Writer:
         self.work, self.streams, self.graph = work, streams, graph
         self.reads = streams.reads[graph]
         self._written: dict[Node, set[Node]] = {}
+        self._reading = _reading(work.located[graph])
         self._before: dict[Node, Node] = {}
         self._all: set[Node] = set()
-        self._held: dict[int, list[tuple[int, str, Node]]] = {}
+        self._held: dict[Node, list[_Held]] = {}
 
     def __call__(self, step: Step) -> None:
         for application, _ in step.changes:
@@ -85,16 +100,16 @@ class _Writer:
         written = self._written.setdefault(step.occurrence.call, set())
         flows = [Flows(self.streams, self.graph, a, step.occurrence) for a in step.applications]
         arrived = {node for flow in flows for node in flow.arrived.values()}
-        earlier = self._all if step.entering else written
+        earlier = self._all if step.entering else written.union(*self._of_readers(step))
         with Emission(self._anchor(step, arrived), earlier=earlier) as emission:
             view = view_of(step.occurrence, emission, self.reads)
             if not step.after:
                 view.known = "q" if step.occurrence.product is not None else "x"
             found: list[tuple[Node, Node]] = []
             for flow in flows:
-                found += self._as_found(step, view, before=step.ranks[flow.application] + 1)
+                found += self._as_found(step, view, until=flow.application.rank)
                 self._apply(flow, view, step)
-            found += self._as_found(step, view, before=len(step.ranks))
+            found += self._as_found(step, view)
             _commit(view, step)
         for held, value in found:
             held.args = (value,)
@@ -117,24 +132,46 @@ class _Writer:
             if step.after and composition.target == "x":
                 view.recompute()
 
+    def _of_readers(self, step: Step) -> Iterator[set[Node]]:
+        """What is written for the operations that read the step's targets on behalf of the site.
+
+        What reads a changed `ffn.act` is the projection, and what methods say at it.
+        """
+        for target in step.targets:
+            for reader in step.occurrence.readers.get(target, ()):
+                yield from (self._written.get(call, set()) for call in self._reading[reader])
+
     def _hold(self, application: Application, view: SiteView, step: Step) -> None:
         """Read the operands as the application finds them: a step still to come says what that is.
 
         All clauses of a method read the old values, and the methods before it have acted.
         """
-        for name in sorted(step.moving & _names_read(application, step)):
+        for name in sorted(step.moving(step.occurrence) & _names_read(application, step)):
             node = self.streams.hold(self.graph, view.emission, step.occurrence.values[name])
             held = replace(step.occurrence, values={**step.occurrence.values, name: node})
             view.set(name, view_of(held, view.emission, self.reads).read(name))
-            entry = (step.ranks[application], name, node)
-            self._held.setdefault(id(step.occurrence), []).append(entry)
+            entry = _Held(application.rank, name, node, step.occurrence)
+            self._held.setdefault(step.occurrence.call, []).append(entry)
 
-    def _as_found(self, step: Step, view: SiteView, *, before: int) -> list[tuple[Node, Node]]:
-        """What is held for applications up to a rank, each with the value that it stands for."""
-        held = self._held.get(id(step.occurrence), [])
-        ready = [e for e in held if e[0] < before and e[1] in step.targets]
-        self._held[id(step.occurrence)] = [e for e in held if e not in ready]
-        return [(node, view.current(name)) for _, name, node in ready]
+    def _as_found(
+        self, step: Step, view: SiteView, *, until: float = math.inf
+    ) -> list[tuple[Node, Node]]:
+        """What is held for applications up to a rank, each with the value that it stands for.
+
+        What stands before all of the step is left to the steps still to come, if one of these
+        changes it.
+        """
+        first = step.applications[0].rank
+        held = self._held.get(step.occurrence.call, [])
+        ready = [
+            e
+            for e in held
+            if e.name in step.operands(e.occurrence)
+            and e.rank <= until
+            and (e.rank > first or e.name not in step.moving(e.occurrence))
+        ]
+        self._held[step.occurrence.call] = [e for e in held if e not in ready]
+        return [(e.node, view.current(e.name)) for e in ready]
 
     def _anchor(self, step: Step, arrived: set[Node]) -> Node:
         """The node after which a step is written: as late as its target allows.
@@ -146,6 +183,15 @@ class _Writer:
         if step.after or step.entering or step.occurrence.product is not None:
             return _latest(call.graph, _needed(step) | arrived)
         return self._before.setdefault(call, call.prev)
+
+
+def _reading(located: Located) -> dict[Node, set[Node]]:
+    """For each node that takes an operand on behalf of sites: the operations of these."""
+    found: dict[Node, set[Node]] = defaultdict(set)
+    for occurrence in chain.from_iterable(located.found.values()):
+        for reader in occurrence.readers.get("x", ()):
+            found[reader].add(occurrence.call)
+    return found
 
 
 def _commit(view: SiteView, step: Step) -> None:

@@ -10,7 +10,7 @@ from torch.fx import Node
 
 from peftlang.capture import CapturedGraph
 from peftlang.ir.plan import Site
-from peftlang.passes.fold import Neighbours
+from peftlang.passes.hosts import Neighbours
 from peftlang.passes.locate import locate
 from peftlang.passes.occurrence import Occurrence
 

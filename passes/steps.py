@@ -1,7 +1,9 @@
 """What acts at each site, and in which steps and order `insert` writes it."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 from torch.fx import Node
 
@@ -18,12 +20,16 @@ NESTING = ("block", "ffn", "cross_attn", "attn")
 
 @dataclass(frozen=True, eq=False)
 class Application:
-    """One method at one site: whose tensors, which expressions, at which sizes."""
+    """One method at one site: whose tensors, which expressions, at which sizes.
+
+    ``rank`` is where it stands in the order in which all that is active acts.
+    """
 
     adapter: str
     placement: Placement
     method: Method
     site: Site
+    rank: int
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -55,14 +61,14 @@ class Application:
 def applications(active: Iterable[ActivePlan]) -> dict[str, list[Application]]:
     """What acts at each site, by the site's id, in the order in which it acts."""
     found: dict[str, list[Application]] = {}
-    for adapter in active:
-        for placement in adapter.plan.placements:
-            use = adapter.plan.uses[placement.label]
-            method = fixed(use.method, use.args)
-            for site in placement.sites:
-                found.setdefault(site, []).append(
-                    Application(adapter.name, placement, method, adapter.plan.sites[site])
-                )
+    placed = ((adapter, placement) for adapter in active for placement in adapter.plan.placements)
+    for rank, (adapter, placement) in enumerate(placed):
+        plan = adapter.plan
+        use = plan.uses[placement.label]
+        method = fixed(use.method, use.args)
+        for site in placement.sites:
+            application = Application(adapter.name, placement, method, plan.sites[site], rank)
+            found.setdefault(site, []).append(application)
     return found
 
 
@@ -78,15 +84,13 @@ class Step:
         changes: In order of placement; without a composition for what only adds a penalty.
         after: Whether it follows the site's computation, and changes ``h``; else it comes
             before, and changes what the site reads.
-        moving: Names that a step still to come changes before this one's values are read.
-        ranks: Where each application that acts at the site stands among all that do.
+        coming: Steps of the same operation that are written later, and act earlier.
     """
 
     occurrence: Occurrence
     changes: tuple[Change, ...]
     after: bool
-    moving: frozenset[str]
-    ranks: Mapping[Application, int]
+    coming: tuple["Step", ...]
 
     @property
     def applications(self) -> list[Application]:
@@ -109,6 +113,18 @@ class Step:
         """Whether it changes what a whole layer reads."""
         return not self.after and self.occurrence.site.role == "block"
 
+    def operands(self, occurrence: Occurrence) -> set[str]:
+        """What an occurrence reads that this step changes: the ``x`` of a slice is its alone."""
+        found = self.targets - {"h"}
+        return found if not self.after or occurrence is self.occurrence else found - {"x"}
+
+    def moving(self, occurrence: Occurrence) -> set[str]:
+        """What an occurrence reads that a step still to come changes."""
+        return set().union(*(step.operands(occurrence) for step in self.coming))
+
+
+Acting = tuple[Application, Occurrence]
+
 
 def outermost_first(
     located: Located, by_site: Mapping[str, Sequence[Application]], order: Sequence[Node]
@@ -116,16 +132,11 @@ def outermost_first(
     """Steps from the end of the graph to its beginning.
 
     What a site reads lies before what it changes. Going backwards, everything that a site reads
-    is still as captured when its operations are written, and follows when it changes later.
+    is still as captured when its operations are written, and follows when it changes later. Of
+    what one operation computes, what acts last is written first, for the same reason.
     """
     position = {node: index for index, node in enumerate(order)}
-    steps = [
-        step
-        for site, occurrences in located.found.items()
-        for occurrence in occurrences
-        if "h" in occurrence.values
-        for step in _steps(by_site.get(site, ()), occurrence)
-    ]
+    steps = [step for acting in _by_operation(located, by_site) for step in _steps(acting)]
 
     def key(step: Step) -> tuple[float, int]:
         occurrence, role = step.occurrence, step.occurrence.site.role
@@ -139,30 +150,46 @@ def outermost_first(
     return sorted(steps, key=key)
 
 
-def _steps(applications: Sequence[Application], occurrence: Occurrence) -> Iterator[Step]:
-    """Changes of ``h`` apart from changes of what the site reads; each in order of placement.
+def _by_operation(
+    located: Located, by_site: Mapping[str, Sequence[Application]]
+) -> list[list[Acting]]:
+    """What acts on each operation, in order: a projection may be several sites, and parts of one.
+
+    A layer and its parts may end at one operation too, and the outer one acts after the inner.
+    """
+    found: dict[tuple[Node, str], list[Acting]] = {}
+    for site, occurrences in located.found.items():
+        for occurrence in occurrences:
+            if "h" in occurrence.values:
+                role = occurrence.site.role if occurrence.site.role in NESTING else ""
+                acting = found.setdefault((occurrence.call, role), [])
+                acting += [(application, occurrence) for application in by_site.get(site, ())]
+    return [sorted(acting, key=lambda pair: pair[0].rank) for acting in found.values()]
+
+
+def _steps(acting: Sequence[Acting]) -> list[Step]:
+    """Changes of ``h`` apart from changes of what is read, and what acts last before the others.
 
     A role that is a slice of a fused projection shares its ``x`` with the other slices, so a
     change of ``x`` is there a change of the slice of ``h``, before all others of it.
     """
-    sliced = occurrence.site.rows is not None and not occurrence.sliced
-    result: list[Change] = []
-    late: list[Change] = []
-    operands: list[Change] = []
-    for application in applications:
+    result: list[tuple[Change, Occurrence]] = []
+    late: list[tuple[Change, Occurrence]] = []
+    operands: list[tuple[Change, Occurrence]] = []
+    for application, occurrence in acting:
+        sliced = occurrence.site.rows is not None and not occurrence.sliced
         own = len(result)
         for composition in application.method.compositions:
             if composition.target in {"h"} | application.carried:
-                result.append((application, composition))
-            elif composition.target == "x" and sliced:
-                late.append((application, composition))
+                kind = result
             else:
-                operands.append((application, composition))
+                kind = late if composition.target == "x" and sliced else operands
+            kind.append(((application, composition), occurrence))
         if application.penalised and len(result) == own:
-            result.append((application, None))
-    ranks = {application: rank for rank, application in enumerate(applications)}
-    for index, changes in enumerate(groups := (result, late, operands)):
-        if changes:
-            moving = {c.target for group in groups[index + 1 :] for _, c in group if c is not None}
-            after = changes is not operands
-            yield Step(occurrence, tuple(changes), after, frozenset(moving), ranks)
+            result.append(((application, None), occurrence))
+    steps: list[Step] = []
+    for changes, after in ((operands, False), (late, True), (result, True)):
+        for occurrence, run in groupby(changes, key=itemgetter(1)):
+            step = Step(occurrence, tuple(c for c, _ in run), after, tuple(steps))
+            steps.append(step)
+    return steps[::-1]

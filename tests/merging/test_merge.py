@@ -43,7 +43,8 @@ TYPICAL = one_of_each_kind(library())
 CASES = [
     (path, preset)
     for path in MERGEABLE
-    for preset in (PRESETS if path in TYPICAL else PRESETS[:1])
+    for preset in PRESETS
+    if path in TYPICAL
     if not (path.stem == "bitfit" and preset in WITHOUT_BIAS)
 ]
 CASES += [

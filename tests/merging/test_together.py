@@ -107,3 +107,86 @@ def test_a_slice_of_a_fused_projection_is_changed_alike(clauses: tuple[str, ...]
     torch.testing.assert_close(
         merged[..., :rows], meant(x, weight[:rows], [clauses], [own]), rtol=1e-4, atol=1e-5
     )
+
+
+SEQUENCES: list[list[tuple[bool, tuple[str, ...]]]] = [
+    [(False, (H,)), (True, (GAIN,)), (False, (H,)), (True, (GAIN,))],
+    [(True, (GAIN,)), (False, (H,)), (False, (GAIN,)), (True, (H,))],
+    [(False, (SUM, H)), (True, (H, W)), (False, (X, GAIN)), (True, (W, H))],
+    [(True, (X, SUM)), (False, (H,)), (True, (H,)), (False, (W, GAIN))],
+]
+
+
+def one_after_the_other(
+    x: Tensor, weight: Tensor, rows: int, methods: list[tuple[bool, tuple[str, ...]]],
+    tensors: list[dict[str, Tensor]],
+) -> Tensor:  # fmt: skip
+    """What methods make of a projection that act on all of it, or (True) on the first rows."""
+    shared, own, found = x, None, []
+    for (part, clauses), trained in zip(methods, tensors, strict=True):
+        n = rows if part else len(weight)
+        at = shared if own is None or not part else own
+        found.append({"x": at, "W": weight[:n], **trained})
+        new = {c[0]: MEANING[c](found[-1]) for c in clauses if c[0] != "h"}
+        weight = torch.cat([new.get("W", weight[:n]), weight[n:]])
+        if part and rows < len(weight):
+            own = new.get("x", own)
+        else:
+            shared = new.get("x", shared)
+    h = linear(shared, weight)
+    if own is not None:
+        h = torch.cat([linear(own, weight[:rows]), h[..., rows:]], dim=-1)
+    for (part, clauses), values in zip(methods, found, strict=True):
+        n = rows if part else len(weight)
+        for clause in clauses:
+            if clause[0] == "h":
+                changed = MEANING[clause]({**values, "h": h[..., :n]})
+                h = torch.cat([changed, h[..., n:]], dim=-1)
+    return h
+
+
+@pytest.mark.parametrize("sequence", SEQUENCES)
+@pytest.mark.parametrize(
+    ("preset", "whole"), [("tiny-llama", "self_attn.q_proj"), ("tiny-phi3", "self_attn.qkv_proj")]
+)
+def test_sites_of_one_projection_act_in_the_order_of_their_methods(
+    preset: str, whole: str, sequence: list[tuple[bool, tuple[str, ...]]]
+) -> None:
+    model: PreTrainedModel = build(preset).eval()
+    path = f"model.layers.0.{whole}"
+    weight, tensors = model.get_parameter(f"{path}.weight").detach().clone(), []
+    for index, (part, clauses) in enumerate(sequence):
+        position = "attn.q in layers[0]" if part else f'"{path}"'
+        peftlang.compile(model, method(clauses, position), adapter_name=f"a{index}")
+        named = peftlang.adapters(model)[f"a{index}"].parameters().items()
+        tensors.append({key.rpartition(".")[2]: value.detach() for key, value in named})
+    rows = tensors[[part for part, _ in sequence].index(True)]["A"].shape[0]
+    ids, seen = torch.arange(12).reshape(2, 6), []
+    expected = model(ids).logits
+    peftlang.merge(model)
+    model.get_submodule(path).register_forward_hook(lambda _m, a, out: seen.append((a[0], out)))
+    merged = model(ids).logits
+    x, found = seen[0]
+    meant_here = one_after_the_other(x, weight, rows, sequence, tensors)
+    torch.testing.assert_close(found, meant_here, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(merged, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_reads_a_changed_activation_reads_it_changed() -> None:
+    """`ffn.act` is read by the last projection, and by what methods say there."""
+    model: PreTrainedModel = build("tiny-gpt2").eval()
+    ids = torch.arange(12).reshape(2, 6)
+    down = model.transformer.h[0].mlp.c_proj
+    weight = down.weight.detach().clone()
+    peftlang.compile(model, method((H,), "ffn.down in layers[0]"), adapter_name="down")
+    gain = "method g { param t[d_h] ~ normal position ffn.act in layers[0] composition h = t * h }"
+    peftlang.compile(model, gain, adapter_name="gain")
+    own = peftlang.adapters(model)["down"].parameters()
+    (a,) = [value for key, value in own.items() if key.endswith(".A")]
+    (t,) = peftlang.adapters(model)["gain"].parameters().values()
+    expected = model(ids).logits
+    for name in ("down", "gain"):
+        peftlang.remove(model, name)
+    with torch.no_grad():
+        down.weight.copy_(t[:, None] * (weight + a.T + weight))
+    torch.testing.assert_close(model(ids).logits, expected, rtol=1e-4, atol=1e-5)
