@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from peftlang.diagnostics import PeftError
 from peftlang.ir.plan import TRAINED, Placement
 from peftlang.ir.sizes import site_sizes
-from peftlang.verifying.comparing import FAINT, checked
+from peftlang.verifying.comparing import checked
 from peftlang.verifying.files import PythonReference, describe
 from peftlang.verifying.fitted import Fitted, output_of
 from peftlang.verifying.others import SpecReference
@@ -19,6 +19,9 @@ from peftlang.verifying.references import Known, Params, Reference, activation
 from peftlang.verifying.running import Broken
 
 Tensors = dict[str, Tensor]
+
+FAINT = 1e-4
+"""A gradient this much smaller than the model's largest is held to that one."""
 
 
 @dataclass(frozen=True)

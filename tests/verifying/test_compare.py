@@ -6,6 +6,8 @@ import pytest
 
 from peftlang.diagnostics import PeftError
 from peftlang.verifying import Subject, compare, load_reference, verify
+from peftlang.verifying.comparing import difference
+from peftlang.verifying.situation import Situation, placed
 
 LORA = """
 def reference(site, params, x, h, W, b, **inputs):
@@ -143,3 +145,14 @@ def test_a_method_that_suits_no_small_site() -> None:
 def test_a_large_fixed_rank_finds_a_site_that_is_large_enough() -> None:
     subject = Subject("loreft", args={"r": 11})
     assert compare(subject, load_reference("loreft"), examples=2).failure is None
+
+
+def test_what_the_equations_make_nothing_is_not_held_to_rounding() -> None:
+    """The one gate that is kept is divided by itself: no gradient reaches the router."""
+    adapter = Subject("perft").build({"M": 4, "k": 1, "r": 1})
+    sizes = dict.fromkeys(("heads", "kv_heads", "d_head", "batch", "layers"), 1)
+    sizes |= {"d_x": 4, "d_h": 4, "vocab": 4, "tokens": 3, "keys": 3, "layer": 0}
+    situation = Situation("ffn", adapter.uses[0].label, sizes, {"M": 4, "k": 1, "r": 1},
+                          dtype="float32", seed=1)  # fmt: skip
+    reference = load_reference(Path(__file__).parents[1] / "references" / "perft.py")
+    assert difference(placed(Subject("perft"), situation), reference) < 2e-5
