@@ -7,7 +7,7 @@ from peftlang.ir.builtins import BUILTINS
 from peftlang.ir.dims import Dim, UnboundDim, product
 from peftlang.ir.expr import Apply, postorder
 from peftlang.ir.method import Composition, Method
-from peftlang.ir.products import Arranger, Product, operands, product_of, vectors
+from peftlang.ir.products import Arranger, Product, fast_cost, operands, product_of, vectors
 from peftlang.ir.types import Level
 
 
@@ -72,9 +72,7 @@ def _of_call(node: Apply, sizes: Mapping[str, int]) -> Cost:
 
 
 def _of_product(product: Product, node: Apply, sizes: Mapping[str, int]) -> Cost:
-    fast = BUILTINS[product.matrix.op].fast
-    assert fast is not None
-    once, each = fast.cost(product.matrix, lambda dim: _size(dim, sizes))
+    once, each = fast_cost(product.matrix, lambda dim: _size(dim, sizes))
     work = each * vectors(product, lambda dim: _size(dim, sizes))
     if node.type.level is Level.CONST:
         return Cost(pass_flops=once + work)

@@ -1,12 +1,21 @@
 """Evaluating expressions against a tensor library: real tensors, or proxies of a graph."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from peftlang.ir.builtins import BUILTINS, Evaluation
 from peftlang.ir.dims import Dim
 from peftlang.ir.expr import Apply, DimValue, Expr, Hyper, Number, Ref, postorder
-from peftlang.ir.products import Arranger, Product, operands, product_of
+from peftlang.ir.products import (
+    Arranger,
+    Product,
+    innermost,
+    operands,
+    product_of,
+    single_precision,
+    structured,
+)
 
 
 class Interpreter:
@@ -90,10 +99,10 @@ class Interpreter:
 
         They are in float32 where one of them already is and the values are half.
         """
-        exprs = (*call.args, *more)
+        exprs = (*innermost(call).args, *more) if more else call.args
         values = tuple(self._done[id(expr)] for expr in exprs)
         meets_wide = any(id(expr) in self._wide for expr in exprs)
-        if self._half and (meets_wide or BUILTINS[call.op].single_precision):
+        if self._half and (meets_wide or single_precision(call)):
             self._wide.add(id(node))
         if not (self._half and meets_wide):
             return values
@@ -104,10 +113,19 @@ class Interpreter:
 
     def _multiply(self, node: Apply, product: Product) -> Any:
         """A product with a structured matrix, which is never written out."""
-        fast = BUILTINS[product.matrix.op].fast
-        assert fast is not None
         *args, given = self._operands(node, product.matrix, product.other)
         axis = -len(product.other.type.dims) if product.on_left else -1
         vectors = given if axis == -1 else given.movedim(axis, -1)
-        made = fast.apply(self._call(product.matrix, tuple(args)), vectors, product.transposed)
+        made = self._times(product.matrix, tuple(args), vectors, product.transposed)
         return made if axis == -1 else made.movedim(-1, axis)
+
+    def _times(self, matrix: Apply, args: tuple[Any, ...], vectors: Any, transposed: bool) -> Any:
+        """A structured matrix, or its transpose, times vectors; ``args`` are the innermost's."""
+        fast = BUILTINS[matrix.op].fast
+        assert fast is not None
+        if fast.through:
+            inner, turned = structured(matrix.args[0])
+            assert inner is not None
+            times = partial(self._times, inner, args)
+            args = (lambda given, transposed: times(given, transposed != turned),)
+        return fast.apply(self._call(matrix, args), vectors, transposed)

@@ -46,23 +46,68 @@ def product_of(node: Expr) -> Product | None:
     left, right = node.args
     if contract(left.type, right.type)[1]:
         return None
-    matrix, transposed = _structured(left)
-    if matrix is not None:
+    matrix, transposed = structured(left)
+    if matrix is not None and _multiplies(matrix, right):
         return Product(matrix, transposed, right, on_left=True)
-    matrix, transposed = _structured(right)
-    if matrix is not None:
+    matrix, transposed = structured(right)
+    if matrix is not None and _multiplies(matrix, left):
         return Product(matrix, not transposed, left, on_left=False)
     return None
 
 
-def _structured(expr: Expr) -> tuple[Apply | None, bool]:
+def structured(expr: Expr) -> tuple[Apply | None, bool]:
     """The call below any transposes, if it makes a structured matrix; whether it is transposed."""
     transposed = False
     while isinstance(expr, Apply) and expr.op == "transpose":
         expr, transposed = expr.args[0], not transposed
     if not isinstance(expr, Apply) or expr.is_hyper or not _is_matrix(expr):
         return None, False
-    return (expr, transposed) if BUILTINS[expr.op].fast is not None else (None, False)
+    fast = BUILTINS[expr.op].fast
+    if fast is None or (fast.through and structured(expr.args[0])[0] is None):
+        return None, False
+    return expr, transposed
+
+
+def _multiplies(matrix: Apply, other: Expr) -> bool:
+    """Fast forms of real matrices are of real vectors."""
+    return matrix.type.kind == "complex" or other.type.kind != "complex"
+
+
+def _layers(matrix: Apply) -> list[Apply]:
+    """The matrix, and those through whose products its own goes, the innermost last."""
+    found = [matrix]
+    fast = BUILTINS[matrix.op].fast
+    while fast is not None and fast.through:
+        inner = structured(found[-1].args[0])[0]
+        if inner is None:
+            break
+        found.append(inner)
+        fast = BUILTINS[inner.op].fast
+    return found
+
+
+def innermost(matrix: Apply) -> Apply:
+    """The call whose operands have to be known before a structured matrix multiplies."""
+    return _layers(matrix)[-1]
+
+
+def single_precision(call: Apply) -> bool:
+    """Whether a call, or what it goes through, is computed in float32 at least."""
+    return any(BUILTINS[layer.op].single_precision for layer in _layers(call))
+
+
+def fast_cost(matrix: Apply, size: Size) -> tuple[int, int]:
+    """Operations of a structured matrix that multiplies: once, and for each vector."""
+    fast = BUILTINS[matrix.op].fast
+    assert fast is not None
+    once, each = fast.cost(matrix, size)
+    if fast.through:
+        inner = structured(matrix.args[0])[0]
+        assert inner is not None
+        more = fast_cost(inner, size)
+        parts = 2 if matrix.type.kind == "complex" and inner.type.kind != "complex" else 1
+        once, each = once + more[0], each + parts * more[1]
+    return once, each
 
 
 def _is_matrix(expr: Expr) -> bool:
@@ -78,8 +123,8 @@ def operands(node: Expr) -> tuple[Expr, ...]:
     found = product_of(node)
     if found is None:
         return children(node)
-    inside = children(found.matrix)
-    return (*inside, found.other) if found.on_left else (found.other, *inside)
+    own = children(innermost(found.matrix))
+    return (*own, found.other) if found.on_left else (found.other, *own)
 
 
 class Arranger:
@@ -135,7 +180,7 @@ class Arranger:
         node = Apply("@", pair, contract(pair[0].type, pair[1].type)[0])
         work = left[0] + right[0] + work_of(node, self._size)
         product = product_of(node)
-        other = _structured(product.other)[0] if product else None
+        other = structured(product.other)[0] if product else None
         return work + (work_of(other, self._size) if other else 0), node
 
     def _work(self, root: Expr, chain: "_Chain") -> int:
@@ -151,9 +196,7 @@ def work_of(node: Apply, size: Size) -> int:
     product = product_of(node)
     if product is None:
         return size(BUILTINS[node.op].cost(node)) * times
-    fast = BUILTINS[product.matrix.op].fast
-    assert fast is not None
-    once, each = fast.cost(product.matrix, size)
+    once, each = fast_cost(product.matrix, size)
     return once + each * times * vectors(product, size)
 
 
@@ -169,9 +212,9 @@ def vectors(product: Product, size: Size) -> int:
 
 def _leaves(factor: Expr) -> tuple[Expr, ...]:
     """What a chain finds ready: a factor, or the operands of a structured one."""
-    matrix = _structured(factor)[0]
+    matrix = structured(factor)[0]
     if matrix is not None:
-        return children(matrix)
+        return children(innermost(matrix))
     while isinstance(factor, Apply) and factor.op == "transpose":
         factor = factor.args[0]
     return (factor,)
@@ -226,7 +269,7 @@ def _continues(node: Apply, root: Apply) -> bool:
 
 def _is_part(inner: Expr, node: Expr) -> bool:
     """Whether a number is worth taking out: what it multiplies is structured, or a product."""
-    return inner is not node and (_is_plain_product(inner) or _structured(inner)[0] is not None)
+    return inner is not node and (_is_plain_product(inner) or structured(inner)[0] is not None)
 
 
 def _unscaled(node: Expr) -> tuple[Expr, list[tuple[str, Expr]]]:

@@ -138,6 +138,23 @@ def butterfly(factors: Tensor) -> Tensor:
     return total
 
 
+def cayley(matrix: Tensor) -> Tensor:
+    skew = (matrix - matrix.T) / 2
+    eye = torch.eye(len(skew), dtype=skew.dtype)
+    return (eye - skew) @ torch.linalg.inv(eye + skew)
+
+
+def waves(length: int, sign: float) -> Tensor:
+    steps = torch.arange(length, dtype=torch.float64)
+    return torch.exp(sign * 2j * torch.pi * torch.outer(steps, steps) / length)
+
+
+def spectrum(matrix: Tensor, sign: float = 1.0) -> Tensor:
+    """The real part of the sum of waves, one for each entry."""
+    rows, columns = matrix.shape
+    return (waves(rows, sign) @ (matrix * complex(1)) @ waves(columns, sign)).real
+
+
 MATRICES = (
     Matrix("diag(c)", {"c": ("d",)}, "d", "d", torch.diag),
     Matrix("circulant(c)", {"c": ("d",)}, "d", "d", circulant),
@@ -163,4 +180,13 @@ MATRICES = (
     Matrix("scatter(c, E, p, q)", {"c": ("d",), "E": ("d", "2")}, "p", "q", scatter, ("p", "q")),
     Matrix("tensor_train(A, B, C)", {"A": ("1", "p", "q", "d"), "B": ("d", "q", "p", "q"),
                                      "C": ("q", "2", "3", "1")}, "2 * p * q", "3 * p * q", train),
+    Matrix("cayley(skew(Q))", {"Q": ("d", "d")}, "d", "d", cayley),
+    Matrix("real(ifft2(scatter(c, E, p, q)))", {"c": ("d",), "E": ("d", "2")}, "p", "q",
+           lambda *args: spectrum(scatter(*args)) / (args[2] * args[3]), ("p", "q")),
+    Matrix("real(fft2(transpose(scatter(c, E, p, q))))", {"c": ("d",), "E": ("d", "2")}, "q", "p",
+           lambda *args: spectrum(scatter(*args).T, -1.0), ("p", "q")),
+    Matrix("real(ifft2(fft2(kron(A, B))))", {"A": ("p", "q"), "B": ("q", "d")}, "p * q", "q * d",
+           torch.kron),
+    Matrix("real(ifft2(B))", {"B": ("p", "q")}, "p", "q",
+           lambda B: spectrum(B) / B.numel()),
 )  # fmt: skip

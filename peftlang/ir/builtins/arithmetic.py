@@ -46,7 +46,7 @@ def _contract_rule(call: Signature) -> Type:
 
 
 def _contract(call: Evaluation) -> Any:
-    left, right = call.args
+    left, right = _alike(call)
     a, b = call.types
     _, batched = contract(a, b)
     if a.level is Level.CONST and len(b.dims) == 1 and b.level is not Level.CONST:
@@ -58,6 +58,17 @@ def _contract(call: Evaluation) -> Any:
         return call.t.matmul(left, right)
     left, right = met(left, right, a, b)
     return call.t.einsum(_equation(a, b, batched), left, right)
+
+
+def _alike(call: Evaluation) -> tuple[Any, Any]:
+    """Both operands complex where one is, as products of torch want them."""
+    left, right = call.args
+    a, b = (type_.kind == "complex" for type_ in call.types)
+    if a and not b:
+        right = call.precise(right) * complex(1)
+    if b and not a:
+        left = call.precise(left) * complex(1)
+    return left, right
 
 
 def _apply_matrix(call: Evaluation, matrix: Any, vector: Any, a: Type) -> Any:

@@ -1,4 +1,6 @@
-"""What type rules of matrices ask of their operands."""
+"""What type rules of matrices ask of their operands, and what their costs have in common."""
+
+from math import log2
 
 from peftlang.ir.builtins.table import Signature
 from peftlang.ir.types import Level, Type, TypeFact
@@ -35,3 +37,8 @@ def square(call: Signature) -> Type:
     if have.dims[-1] != have.dims[-2]:
         raise TypeFact(f"a square matrix is wanted, and this is {have}", code="T209", argument=0)
     return have
+
+
+def transform_work(length: int) -> int:
+    """Operations of the Fourier transform of so many real numbers; half those of complex ones."""
+    return int(2.5 * length * log2(max(length, 2)))

@@ -107,10 +107,14 @@ class Fast:
             matrix, not of the product.
         cost: Floating-point operations done once, and for each vector; the same for the
             transpose.
+        through: Whether it is multiplied by multiplying with its operand, where that is itself
+            a structured matrix. In place of the operand ``call`` then holds a function
+            ``(vectors, transposed)``, and the cost is what comes on top of the operand's.
     """
 
     apply: Callable[[Evaluation, Any, bool], Any]
     cost: Callable[[Apply, Size], tuple[int, int]]
+    through: bool = False
 
 
 @dataclass(frozen=True)

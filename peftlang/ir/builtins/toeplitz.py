@@ -5,10 +5,9 @@ Van Loan 2013, "Matrix Computations", section 4.8). The transform of a vector of
 counted as 2.5 n log2(n) operations.
 """
 
-from math import log2
 from typing import Any
 
-from peftlang.ir.builtins.operands import constant, shaped
+from peftlang.ir.builtins.operands import constant, shaped, transform_work
 from peftlang.ir.builtins.table import Builtin, Evaluation, Fast, Signature, Size
 from peftlang.ir.dims import Dim
 from peftlang.ir.expr import Apply
@@ -155,13 +154,9 @@ def _power_of_two(least: int) -> int:
     return 1 << (least - 1).bit_length()
 
 
-def _transform(length: int) -> int:
-    return int(2.5 * length * log2(max(length, 2)))
-
-
 def _convolution_cost(length: int, count: int = 1) -> tuple[int, int]:
     """Of ``count`` convolutions: the transforms of their vectors once; two and a product each."""
-    return count * _transform(length), count * (2 * _transform(length) + 3 * length)
+    return count * transform_work(length), count * (2 * transform_work(length) + 3 * length)
 
 
 def _circulant_cost(call: Apply, size: Size) -> tuple[int, int]:
@@ -169,8 +164,8 @@ def _circulant_cost(call: Apply, size: Size) -> tuple[int, int]:
     if not blocks:
         return _convolution_cost(width)
     rows, columns = blocks
-    each = (rows + columns) * _transform(width) + 4 * rows * columns * width
-    return rows * columns * _transform(width), each
+    each = (rows + columns) * transform_work(width) + 4 * rows * columns * width
+    return rows * columns * transform_work(width), each
 
 
 def _toeplitz_cost(call: Apply, size: Size) -> tuple[int, int]:
