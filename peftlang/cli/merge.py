@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from peftlang.cli.options import Json, Model
+from peftlang.cli.options import Json
 from peftlang.cli.output import print_json, print_text, working
 from peftlang.diagnostics import PeftError
 
@@ -19,35 +19,47 @@ def add_to(app: typer.Typer) -> None:
     """Add the command to the application."""
     app.command(
         name="merge",
-        epilog="Example:  peftlang merge out --model ./base -o merged",
+        epilog="Example:  peftlang merge out -o merged",
     )(merge_command)
 
 
 def merge_command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A saved adapter.")],
-    model: Model,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="OUT", help="The folder to write.")
     ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="ID|DIR|PRESET",
+            help="The base; by default the one that the adapter was made on, by its name.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Fold a saved adapter into its base's weights, and write the plain model.
 
     Says for each site that cannot be folded, why not; nothing is written then.
     """
-    with working(f"loading {model}"):
+    _check_free(output)
+    with working(f"loading {model or 'the base'}"):
         from peftlang import merging, pipeline
         from peftlang.models import load_model
 
-        base = load_model(model)
+        base = load_model(model or _base_of(folder))
         adapted = pipeline.load(base, folder)
     with working("folding"):
         refused = merging.why_not_mergeable(adapted)
         if not refused:
             merging.merge(adapted, keep=True)
     if refused:
-        for site in refused:
-            print_text(f"{site.method} at {site.site.id}: {site.reason}")
+        sites = [{"method": r.method, "site": r.site.id, "reason": r.reason} for r in refused]
+        if json:
+            print_json({"refused": sites})
+        else:
+            print_text("\n".join("{method} at {site}: {reason}".format(**site) for site in sites))
         raise merging.NotMergeable(refused)
     report = merging.last_merge(adapted)
     write_plain(adapted, output)
@@ -61,14 +73,36 @@ def merge_command(
     )
 
 
+def _base_of(folder: Path) -> str:
+    """The name of the model that an adapter was made on.
+
+    Raises:
+        PeftError: D601, D602, D605, the folder cannot be read; D606, its base had no name.
+    """
+    from peftlang.runtime import disk
+
+    name = str(disk.read(folder).base.get("name") or "")
+    if not name:
+        raise PeftError(
+            f"{folder} does not say which model it was made on",
+            code="D606",
+            help="name the model: `--model ID`",
+        )
+    return name
+
+
+def _check_free(output: Path) -> None:
+    if output.exists():
+        raise PeftError(f"{output} is there already", code="D604", help="name a new folder")
+
+
 def write_plain(model: "nn.Module", output: Path) -> None:
     """Write a plain model's folder beside its place, then rename it.
 
     Raises:
         PeftError: D604, it cannot be written, or something is there.
     """
-    if output.exists():
-        raise PeftError(f"{output} is there already", code="D604", help="name a new folder")
+    _check_free(output)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))

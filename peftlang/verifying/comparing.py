@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from hypothesis import strategies as st
 from torch import Tensor
 
 from peftlang.diagnostics import PeftError
@@ -30,6 +31,10 @@ FAINT = {"float64": 1e-4, "float32": 1e-2, "bfloat16": 0.1}
 What is nothing by the equations, such as the gradient of a softmax's scores when all of it is kept,
 is rounding when computed: some 1e-7 of the largest in float32.
 """
+
+
+USABLE = 20
+"""At how many sites a reference that differs is tried for what cannot be used at all."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +81,26 @@ def compare(
                    seed=seed, tick=tick)  # fmt: skip
     failure = None
     if found.broken is not None:
+        _check_usable(drawn, reference, seed)
         failure = CounterExample(f"equals {reference.name}", found.broken.situation,
                                  found.broken.difference, found.broken.note)  # fmt: skip
     return Comparison(reference.name, found.examples, found.worst, failure)
+
+
+def _check_usable(drawn: st.SearchStrategy[Placed], reference: Reference, seed: int) -> None:
+    """Try a reference that differs at other sites: at the smallest, shapes fit by accident.
+
+    Raises:
+        PeftError: V8xx, at one of them it raises, or gives no usable answer.
+    """
+
+    def tried(placed: Placed) -> float:
+        try:
+            return difference(placed, reference)
+        except Broken:
+            return 0.0
+
+    search(drawn, tried, examples=USABLE, seed=seed, shrink=False)
 
 
 def difference(placed: Placed, reference: Reference) -> float:
@@ -188,7 +210,7 @@ def _check_answer(theirs: Evaluated, ours: Evaluated, reference: Reference, plac
     if not bool(torch.isfinite(h).all()) and bool(torch.isfinite(ours.outcome.h).all()):
         index = _first(~torch.isfinite(h))
         raise PeftError(
-            f"{reference.name} returned {float(h[index])} at {list(index)}", code="V806",
+            f"{reference.name} returned {h[index].item()} at {list(index)}", code="V806",
             help=f"it was called for {placed.situation}",
         )  # fmt: skip
     if ours.attached and not theirs.attached:

@@ -118,7 +118,7 @@ class PythonReference:
             return run()
         except (PeftError, Broken):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if not theirs and not _frames(error, self.path):
                 raise
             raise _raised(error, self.path, where) from None
@@ -138,7 +138,7 @@ def _executed(path: Path) -> ModuleType:
     module.__file__ = str(path)
     try:
         exec(compile(text, str(path), "exec"), module.__dict__)  # noqa: S102 -- the user's own
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _raised(error, path, "while it was read", code="V801") from None
     return module
 
@@ -157,11 +157,11 @@ def _check_constants(stated: Mapping[str, Any], name: str) -> None:
             )  # fmt: skip
 
 
-def _frames(error: Exception, path: Path) -> list[traceback.FrameSummary]:
+def _frames(error: BaseException, path: Path) -> list[traceback.FrameSummary]:
     return [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
 
 
-def _raised(error: Exception, path: Path, where: str, code: str = "V803") -> PeftError:
+def _raised(error: BaseException, path: Path, where: str, code: str = "V803") -> PeftError:
     """The user's own exception, with the line of the user's own file."""
     frames = _frames(error, path)
     line = frames[-1].lineno if frames else getattr(error, "lineno", None)
@@ -174,7 +174,7 @@ def _raised(error: Exception, path: Path, where: str, code: str = "V803") -> Pef
     )  # fmt: skip
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [""])[0]
 
 

@@ -78,7 +78,25 @@ def test_what_fails_writes_nothing(
 def test_merge_leaves_a_plain_model(peftlang: Command, tmp_path: Path) -> None:
     out, merged = tmp_path / "out", tmp_path / "merged"
     assert peftlang("compile", "lora", "--model", "tiny-llama", "-o", out).code == 0
-    ran = peftlang("merge", out, "--model", "tiny-llama", "-o", merged)
+    ran = peftlang("merge", out, "-o", merged)
     assert ran.code == 0, ran.err
     assert (merged / "config.json").is_file()
     assert peftlang("sites", "--model", merged).code == 0
+    again = peftlang("merge", out, "--model", "tiny-llama", "-o", merged)
+    assert (again.code, "D604" in again.err) == (1, True)
+
+
+def test_merge_names_what_it_cannot_fold(peftlang: Command, tmp_path: Path) -> None:
+    assert peftlang("compile", "houlsby", "--model", "tiny-llama", "-o", tmp_path / "out").code == 0
+    ran = peftlang("merge", tmp_path / "out", "-o", tmp_path / "merged", "--json")
+    assert ran.code == 1
+    refused = json.loads(ran.out)["refused"]
+    assert {site["reason"] for site in refused} == {"`gelu` is not linear"}
+    assert "R513" in ran.err
+    assert not (tmp_path / "merged").exists()
+
+
+def test_merge_asks_for_a_base_that_had_no_name(peftlang: Command, tmp_path: Path) -> None:
+    library.save(library.compile(build("tiny-llama"), "lora"), tmp_path / "out")
+    ran = peftlang("merge", tmp_path / "out", "-o", tmp_path / "merged")
+    assert (ran.code, "D606" in ran.err, "--model" in ran.err) == (1, True, True)

@@ -69,8 +69,10 @@ def test_a_difference_is_shrunk_to_the_smallest_site(
         ("V802", "def other(x):\n    return x"),
         ("V802", "def reference(x, y):\n    return x"),
         ("V803", "def reference(params, h):\n    return h + params.C"),
+        ("V803", "import sys\ndef reference(h):\n    sys.exit(3)"),
         ("V804", "def reference(h):\n    pass"),
         ("V805", "def reference(h):\n    return h[..., None]"),
+        ("V805", "def reference(h):\n    return h[..., :1]"),
         ("V806", "def reference(h):\n    return h * float('nan')"),
         ("V807", "def reference(h):\n    return h.detach()"),
         ("V808", "def reference(h):\n    h += 1\n    return h"),
@@ -82,7 +84,7 @@ def test_what_is_no_reference(code: str, text: str, tmp_path: Path) -> None:
     with pytest.raises(PeftError) as caught:
         compare("lora", load_reference(written(tmp_path, text)), examples=5)
     assert caught.value.code == code
-    if code == "V803":
+    if "params.C" in text:
         assert f"{tmp_path / 'ref.py'}:2: `return h + params.C`" in str(caught.value)
 
 

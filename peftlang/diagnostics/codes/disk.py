@@ -39,4 +39,12 @@ DISK: tuple[Code, ...] = (
         example="`adapter.json` with a `language` greater than this version's.",
         runs=False,
     ),
+    Code(
+        "D606",
+        "a base without a name",
+        "The saved adapter does not say which model it was made on: the model was built from a "
+        "configuration and never saved or loaded.",
+        example="`peftlang merge out -o plain` for a model that was built as `LlamaForCausalLM(config)`.",
+        runs=False,
+    ),
 )
