@@ -44,7 +44,7 @@ DISK: tuple[Code, ...] = (
         "a base without a name",
         "The saved adapter does not say which model it was made on: the model was built from a "
         "configuration and never saved or loaded.",
-        example="`peftlang merge out -o plain` for a model that was built as `LlamaForCausalLM(config)`.",
+        example="`peftlang merge out -o plain` where the base was made from a configuration.",
         runs=False,
     ),
 )
