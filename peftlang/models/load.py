@@ -25,8 +25,9 @@ def load_model(name: str, *, meta: bool = False, dtype: torch.dtype | None = Non
     if name in PRESETS:
         with torch.device("meta" if meta else "cpu"):
             model = build(name)
-        if hasattr(model, "config"):
-            model.config._name_or_path = name  # what a saved adapter says of its base
+        config: Any = getattr(model, "config", None)
+        if config is not None:
+            config._name_or_path = name  # what a saved adapter says of its base
         return model if dtype is None else model.to(dtype)
     if not Path(name).is_dir() and name.count("/") != 1:
         raise unknown_model(name)
