@@ -34,6 +34,11 @@ EQUIVALENT: tuple[Equivalent, ...] = (
          "qgoft", "soda"),
     ),
     Equivalent(
+        "nothing before an embedding trains, so no gradient of its `h` is asked for",
+        r".*stop_gradient\(h\).*",
+        ("adalink",),
+    ),
+    Equivalent(
         "sqrt(5) is what `a` is when it is left out",
         r"param \w+\[.*\] ~ kaiming_uniform\((copies = 2)?\)( shared across layers)?",
     ),
