@@ -58,6 +58,8 @@ def rows_of(path: Path) -> Iterator[tuple[str, ...]]:
     yield (name, shown, *(NONE for _ in COLUMNS[2:-1]), "yes" if all_merge else "no")
     for use in adapter.uses:
         yield (f"… `{use.label}`", _change(use.method.doc), *_dimensions(use))
+    for tie in adapter.ties:
+        yield ("… and shares", *(NONE,) * 4, f"`{tie.tensor}` across {_code(tie.uses)}", NONE, "")
     if adapter.train:
         yield ("… and trains", *(NONE,) * 2, trained(adapter), *(NONE,) * 3, "yes")
 

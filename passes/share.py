@@ -4,10 +4,10 @@ Requires: a resolved plan. Ensures: every tensor of every method at every site b
 one group, whose shape is the same at all of its sites.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from peftlang.diagnostics import PeftError
-from peftlang.ir.method import TensorDef
+from peftlang.ir.method import Adapter, Axis, TensorDef
 from peftlang.ir.plan import TRAINED, ParamGroup, Placement, Plan, Site
 from peftlang.ir.sizes import site_sizes
 
@@ -16,7 +16,8 @@ def share(plan: Plan) -> Plan:
     """Return ``plan`` with its groups, and with each placement's tensors mapped to them.
 
     Raises:
-        PeftError: S409, sites that share a tensor differ in its shape.
+        PeftError: S409, sites that share a tensor differ in its shape; S425, uses are to have a
+            tensor in common, and none of their sites has.
     """
     groups: dict[str, ParamGroup] = {}
     uses: dict[str, list[tuple[tuple[int, ...], str]]] = {}
@@ -32,6 +33,7 @@ def share(plan: Plan) -> Plan:
     for name, sites in uses.items():
         if len({shape for shape, _ in sites}) > 1:
             raise _differing(groups[name].tensor, sites)
+    _check_met(plan.spec, groups.values())
     for name, shape in plan.train.items():
         group = f"{TRAINED}.{name}"
         groups[group] = ParamGroup(
@@ -55,20 +57,41 @@ def group_name(plan: Plan, placement: Placement, definition: TensorDef, site: Si
     The place is the module path for a tensor of one site; where it is shared, what is common
     to its sites: nothing, the stack, the role, the group of layers, or the layer.
     """
-    layers = f"shared.{_word(site.stack)}.{_word(site.role)}"
-    if definition.group is not None and site.layer is not None:
+    if not definition.shared:
+        place = _of_expert(site)
+    elif definition.shared == ("experts",):
+        place = f"shared.{_place(site)}" if "expert" in site.dims else _place(site)
+    else:
+        place = ".".join(["shared", *_common(plan, placement, definition, site)])
+    label = plan.spec.owner(placement.label, definition.name) if plan.spec else placement.label
+    return f"{label}.{place}.{definition.name}"
+
+
+KEPT: dict[Axis, frozenset[str]] = {
+    "model": frozenset(),
+    "stack": frozenset({"stack"}),
+    "stacks": frozenset({"role", "layer"}),
+    "layers": frozenset({"stack", "role"}),
+    "roles": frozenset({"stack", "layer"}),
+    "experts": frozenset({"stack", "role", "layer"}),
+}
+"""What sites that share across an axis have in common."""
+
+
+def _common(plan: Plan, placement: Placement, definition: TensorDef, site: Site) -> Iterator[str]:
+    """What a site has in common with all that share its tensor: what every axis leaves."""
+    grouped = {"layer"} if definition.group is not None else set()
+    kept = [KEPT[axis] | (grouped if axis == "layers" else set()) for axis in definition.shared]
+    common = frozenset[str].intersection(*map(frozenset, kept))
+    if "stack" in common:
+        yield _word(site.stack)
+    if "role" in common:
+        yield _word(site.role)
+    if definition.group is not None and site.layer is not None and "layer" in common:
         sizes = site_sizes(plan.uses[placement.label].method, placement.args, site)
-        layers += f".{site.layer // definition.group.evaluate(sizes)}"
-    place = {
-        None: _of_expert(site),
-        "model": "shared",
-        "stack": f"shared.{_word(site.stack)}",
-        "stacks": f"shared.{_word(site.role)}.{site.layer}",
-        "layers": layers,
-        "roles": f"shared.{_word(site.stack)}.{site.layer}",
-        "experts": f"shared.{_place(site)}" if "expert" in site.dims else _place(site),
-    }[definition.shared]
-    return f"{placement.label}.{place}.{definition.name}"
+        yield str(site.layer // definition.group.evaluate(sizes))
+    elif definition.group is None and "layer" in common:
+        yield str(site.layer)
 
 
 def _place(site: Site) -> str:
@@ -97,6 +120,23 @@ def _joined(
             kind=definition.kind, members=(member,),
         )  # fmt: skip
     return group.model_copy(update={"members": (*group.members, member)})
+
+
+def _check_met(spec: Adapter | None, groups: Collection[ParamGroup]) -> None:
+    """Each use that is tied to others has a tensor in common with one of them at some site."""
+    for tie in spec.ties if spec else ():
+        users = [{label for label, _ in g.members} for g in groups if g.tensor == tie.tensor]
+        met = set().union(*(found for found in users if len(found) > 1))
+        alone = [use for use in tie.uses if use not in met]
+        if alone:
+            others = ", ".join(f"`{use}`" for use in tie.uses if use != alone[0])
+            raise PeftError(
+                f"`{tie.tensor}` is shared by `{alone[0]}` and {others}, and each has one of its "
+                "own at every site",
+                code="S425",
+                help="say in the methods how far one tensor goes: `shared across model`, "
+                "`across stacks and roles`",
+            )
 
 
 SHOWN = 4

@@ -20,6 +20,7 @@ def adapter_facts(adapter: Adapter) -> dict[str, Any]:
         "arguments": dict(adapter.args),
         "uses": [use_facts(use) for use in adapter.uses],
         "train": [str(selector) for selector in adapter.train],
+        "shares": [f"{tie.tensor} across {', '.join(tie.uses)}" for tie in adapter.ties],
     }
 
 

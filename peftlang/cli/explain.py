@@ -97,6 +97,8 @@ def _print_adapter(facts: dict[str, Any]) -> None:
             if use[heading]:
                 print_text(f"  {heading:<12} {', '.join(use[heading])}")
         print_text("")
+    if facts["shares"]:
+        print_text(f"one and the same: {'; '.join(facts['shares'])}\n")
     if facts["train"]:
         print_text(f"unfrozen in the base: {', '.join(facts['train'])}\n")
 

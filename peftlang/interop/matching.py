@@ -218,7 +218,7 @@ def _finished(
         if other.trainable != definition.trainable:
             raise Mismatch(f"does {'' if other.trainable else 'not '}train `{other.name}`")
         if other.trainable and other.shared != definition.shared:
-            raise Mismatch(f"shares `{other.name}` across {other.shared}")
+            raise Mismatch(f"shares `{other.name}` across {other.across}")
         shape = tuple(dim.evaluate(sizes) for dim in other.dims)
         shaped.append((definition.name, definition.dims, shape))
     hypers = {h.name for h in pattern.hypers}

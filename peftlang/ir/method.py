@@ -47,7 +47,7 @@ class TensorDef(Frozen):
     """A ``param`` (trainable) or ``buffer`` (frozen) of a method.
 
     Attributes:
-        shared: The axis across which one tensor serves many sites; None for one per site.
+        shared: The axes across which one tensor serves many sites; none for one per site.
         group: How many neighbouring layers share, where not all do.
         rate: Learning rate as a multiple of the adapter's; None for the same.
         kind: float, or int for index sets.
@@ -57,7 +57,7 @@ class TensorDef(Frozen):
     dims: tuple[Dim, ...]
     init: Init
     trainable: bool
-    shared: Axis | None = None
+    shared: tuple[Axis, ...] = ()
     group: Dim | None = None
     rate: Expr | None = None
     kind: Literal["float", "int"] = "float"
@@ -65,8 +65,11 @@ class TensorDef(Frozen):
 
     @property
     def across(self) -> str | None:
-        """Who shares, as it is written: ``layers``, ``layers(4)``."""
-        return f"{self.shared}({self.group})" if self.group is not None else self.shared
+        """Who shares, as it is written: ``layers``, ``layers(4)``, ``stacks and roles``."""
+        return " and ".join(map(self._axis, self.shared)) or None
+
+    def _axis(self, axis: Axis) -> str:
+        return f"{axis}({self.group})" if axis == "layers" and self.group is not None else axis
 
 
 class InputDef(Frozen):
@@ -203,6 +206,18 @@ class Use(Frozen):
     label: str
 
 
+class Tie(Frozen):
+    """A tensor that several uses of an adapter have in common, wherever their sites share it.
+
+    Attributes:
+        tensor: Its name in the method of each.
+        uses: Labels of the uses.
+    """
+
+    tensor: str
+    uses: tuple[str, ...]
+
+
 class Adapter(Frozen):
     """What is compiled, trained and saved: uses with every argument fixed.
 
@@ -210,6 +225,7 @@ class Adapter(Frozen):
         name: The adapter's name in the spec.
         args: Value of every hyper-parameter of the adapter itself.
         train: Base parameters to unfreeze.
+        ties: Tensors that uses share with one another.
         source: A self-contained spec text with all arguments fixed; it reproduces this adapter.
     """
 
@@ -218,7 +234,13 @@ class Adapter(Frozen):
     args: dict[str, Scalar] = Field(default_factory=dict)
     uses: tuple[Use, ...] = ()
     train: tuple[Selector, ...] = ()
+    ties: tuple[Tie, ...] = ()
     source: str = ""
+
+    def owner(self, use: str, tensor: str) -> str:
+        """Label of the first use that has the tensor in common with ``use``; else its own."""
+        tied = (tie.uses[0] for tie in self.ties if tie.tensor == tensor and use in tie.uses)
+        return next(tied, use)
 
 
 def fixed(method: Method, args: dict[str, Scalar]) -> Method:

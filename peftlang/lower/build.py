@@ -12,6 +12,7 @@ from peftlang.lower.inline import self_contained, unique_names
 from peftlang.lower.methods import Wanted, lower_method
 from peftlang.lower.report import Report
 from peftlang.lower.spec import Spec
+from peftlang.lower.ties import lower_ties, tied
 from peftlang.lower.units import Definition
 from peftlang.lower.uses import Flat, Placing, arguments_of, flatten, lower_training, lower_uses
 from peftlang.syntax import nodes as n
@@ -42,6 +43,7 @@ def build(
     values = with_defaults(definition, of_caller(definition, args or {}, report), report)
     flat = _flat(definition, values, report)
     flat = _overridden(flat, definition, at, overrides, report)
+    ties = tied(flat, report)
     report.check()
     names = unique_names(flat, definition)
     flat.placings = [
@@ -51,13 +53,17 @@ def build(
     uses = lower_uses(flat.placings, report)
     train = tuple(lower_training(flat.training, report))
     report.check()
+    labels = [use.label for use in uses]
+    made = tuple(lower_ties(ties, [use.method for use in uses], labels, report))
+    report.check()
     return Adapter(
         name=definition.name,
         doc=definition.doc,
         args=arguments_of(values),
         uses=tuple(uses),
         train=train,
-        source=self_contained(flat, definition, values, names),
+        ties=made,
+        source=self_contained(flat, definition, values, names, made),
     )
 
 

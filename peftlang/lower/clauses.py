@@ -87,7 +87,8 @@ class Clauses:
     def _group_sizes(self) -> Iterator[tuple[n.Expr, Source]]:
         axes = [(tensor.node.shared, tensor.source) for tensor in self.tensors]
         axes += [(sharing.node.axis, sharing.source) for sharing in self.sharings]
-        return ((axis.size, source) for axis, source in axes if isinstance(axis, n.Grouped))
+        each = ((one, source) for axis, source in axes for one in n.axes_of(axis))
+        return ((axis.size, source) for axis, source in each if isinstance(axis, n.Grouped))
 
     def texts(self) -> dict[str, str]:
         """Source text of each dimension, as `explain` shows it."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from peftlang.diagnostics import Source, Span
 from peftlang.ir.expr import Scalar
+from peftlang.ir.method import Tie
 from peftlang.lower.clauses import Placed
 from peftlang.lower.tree import walk
 from peftlang.lower.units import Definition
@@ -98,8 +99,9 @@ def _equivalents(clause: n.Clause, method: Definition) -> Iterator[tuple[n.Node,
 
 
 def self_contained(
-    flat: Flat, definition: Definition, values: Values, names: Mapping[int, str]
-) -> str:
+    flat: Flat, definition: Definition, values: Values, names: Mapping[int, str],
+    ties: Iterable[Tie],
+) -> str:  # fmt: skip
     """One text, without imports, that builds the same adapter.
 
     Args:
@@ -107,6 +109,7 @@ def self_contained(
         definition: The adapter, or the method that is compiled by itself.
         values: Its hyper-parameters, which become the defaults.
         names: From `unique_names`.
+        ties: Tensors that uses have in common.
     """
     alone = isinstance(definition.node, n.Method)
     blocks = [
@@ -115,7 +118,7 @@ def self_contained(
         for method in _methods(flat)
     ]  # fmt: skip
     if not alone:
-        blocks.append(_adapter(flat, definition, values, names))
+        blocks.append(_adapter(flat, definition, values, names, ties))
     else:
         # The method that is compiled is told from those that its contracts name.
         blocks = [*blocks[1:], blocks[0]]
@@ -195,8 +198,8 @@ def _declared(method: Definition) -> set[str]:
 def _expressions(clause: n.Clause) -> Iterator[n.Expr]:
     if isinstance(clause, n.Function | n.Composition | n.Penalty | n.Rate):
         yield clause.value
-    elif isinstance(clause, n.Sharing) and isinstance(clause.axis, n.Grouped):
-        yield clause.axis.size
+    elif isinstance(clause, n.Sharing):
+        yield from (a.size for a in n.axes_of(clause.axis) if isinstance(a, n.Grouped))
     elif isinstance(clause, n.Ensure):
         yield from clause.properties
 
@@ -239,7 +242,10 @@ def _scope_expressions(scope: n.Scope) -> Iterator[n.Expr]:
             yield from ends.values()
 
 
-def _adapter(flat: Flat, definition: Definition, values: Values, names: Mapping[int, str]) -> str:
+def _adapter(
+    flat: Flat, definition: Definition, values: Values, names: Mapping[int, str],
+    ties: Iterable[Tie],
+) -> str:  # fmt: skip
     hypers = ", ".join(
         f"{p.name.text}: {p.type.text}{_default(values, p)}" for p in definition.node.parameters
     )
@@ -248,6 +254,7 @@ def _adapter(flat: Flat, definition: Definition, values: Values, names: Mapping[
     ]
     lines += [f"    {_use(placing, names)}" for placing in flat.placings]
     lines += [f"    train {_selector(t.selector, t.values)}" for t in flat.training]
+    lines += [f"    sharing {tie.tensor} across {', '.join(tie.uses)}" for tie in ties]
     return _documented(definition, "\n".join([*lines, "}"]))
 
 

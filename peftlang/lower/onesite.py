@@ -159,7 +159,7 @@ class OneSite:
         shared = axes.get(name)
         return TensorDef(
             name=name, dims=dims, init=found[0], trainable=trainable,
-            shared=shared.axis if shared else None, group=self._group(shared),
+            shared=shared.axes if shared else (), group=self._group(shared),
             rate=self._rates.get(name),
             kind=cast("Literal['float', 'int']", kind), span=(node.span.start, node.span.end),
         )  # fmt: skip

@@ -14,9 +14,9 @@ AXES: tuple[str, ...] = get_args(Axis)
 
 @dataclass(frozen=True)
 class Shared:
-    """Who shares a tensor: an axis, and the size of a group along it where not all share."""
+    """Who shares a tensor: axes, and the size of a group of layers where not all of them do."""
 
-    axis: Axis
+    axes: tuple[Axis, ...]
     size: Placed[n.Expr] | None = None
 
 
@@ -52,20 +52,37 @@ def shared_axes(clauses: Clauses, report: Report) -> dict[str, Shared]:
 def _share(
     found: dict[str, Shared], ident: n.Ident, axis: n.Axis, source: Source, report: Report
 ) -> None:
-    name = axis.name if isinstance(axis, n.Grouped) else axis
-    if name.text not in AXES:
-        report.error(
-            "M307", f"`{name.text}` is not something to share across", Place(source, name.span),
-            help=did_you_mean(name.text, AXES) or f"there are {', '.join(AXES)}",
-        )  # fmt: skip
+    parts = n.axes_of(axis)
+    names = [part.name if isinstance(part, n.Grouped) else part for part in parts]
+    known = [_is_axis(*pair, source, report) for pair in zip(parts, names, strict=True)]
+    if not all(known):
         return
-    if name is not axis and name.text != "layers":
-        report.error("M307", f"`{name.text}` has no groups", Place(source, axis.span),
-                     help="`layers(4)` is a group of four layers")  # fmt: skip
+    axes = tuple(dict.fromkeys(cast("Axis", name.text) for name in names))
+    if len(axes) < len(parts) or (len(axes) > 1 and not _WHOLE.isdisjoint(axes)):
+        report.error("M307", "one of these says it all, or is said twice",
+                     Place(source, axis.span), help="name each axis once")  # fmt: skip
         return
     if ident.text in found:
         report.error("M301", f"the sharing of `{ident.text}` is said twice",
                      Place(source, ident.span))  # fmt: skip
         return
-    size = Placed(axis.size, source) if isinstance(axis, n.Grouped) else None
-    found[ident.text] = Shared(cast("Axis", name.text), size)
+    sizes = [Placed(part.size, source) for part in parts if isinstance(part, n.Grouped)]
+    found[ident.text] = Shared(axes, sizes[0] if sizes else None)
+
+
+_WHOLE = {"model", "stack", "experts"}
+"""Axes that another adds nothing to, or that add nothing to another."""
+
+
+def _is_axis(part: n.Ident | n.Grouped, name: n.Ident, source: Source, report: Report) -> bool:
+    if name.text not in AXES:
+        report.error(
+            "M307", f"`{name.text}` is not something to share across", Place(source, name.span),
+            help=did_you_mean(name.text, AXES) or f"there are {', '.join(AXES)}",
+        )  # fmt: skip
+        return False
+    if name is not part and name.text != "layers":
+        report.error("M307", f"`{name.text}` has no groups", Place(source, part.span),
+                     help="`layers(4)` is a group of four layers")  # fmt: skip
+        return False
+    return True

@@ -1,20 +1,28 @@
 """A checked spec: what it defines, and which of it is compiled."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
 
 from peftlang.diagnostics import Diagnostic, PeftError, Source, Span, did_you_mean
 from peftlang.ir.expr import Scalar
-from peftlang.ir.method import HyperParameter, fixed
+from peftlang.ir.method import HyperParameter, Method, fixed
 from peftlang.lower.arguments import check_parameters, with_defaults
 from peftlang.lower.inline import equivalents_of
 from peftlang.lower.methods import Wanted, lower_method
 from peftlang.lower.ranges import check_numbers, check_sizes
 from peftlang.lower.report import Place, Report, SpecError
+from peftlang.lower.ties import lower_ties, tied
 from peftlang.lower.units import Definition, Loader, Unit, library_names, library_source
-from peftlang.lower.uses import arguments_of, check_placing, flatten, lower_training
+from peftlang.lower.uses import (
+    Flat,
+    arguments_of,
+    check_placing,
+    flatten,
+    labels_of,
+    lower_training,
+)
 from peftlang.syntax import nodes as n
 
 
@@ -226,15 +234,31 @@ def check_adapter(definition: Definition, report: Report) -> None:
     values = with_defaults(definition, {}, mine)
     flat = flatten(definition, values, mine)
     broken = {id(d.source) for d in report.diagnostics if d.severity == "error"}
+    methods: list[Method | None] = []
     for placing in flat.placings:
         again = id(placing.wanted.definition.unit.source) in broken
         own = Report()
-        check_placing(placing, own)
+        methods.append(check_placing(placing, own))
         # A method that is wrong by itself has been reported where it is defined.
         mine.extend(d for d in own.diagnostics if not again or d.severity == "error")
     list(lower_training(flat.training, mine))
+    if not mine.failed:
+        _check_ties(flat, methods, mine)
     report.extend(d for d in mine.diagnostics if d.severity == "error" or d.source
                   is definition.unit.source)  # fmt: skip
+
+
+def _check_ties(flat: Flat, methods: Sequence[Method | None], report: Report) -> None:
+    """Check what uses share, where every one of them is sound."""
+    known = [
+        fixed(method, arguments_of(placing.wanted.values))
+        for method, placing in zip(methods, flat.placings, strict=True)
+        if method is not None
+    ]
+    wanted = tied(flat, report)
+    if len(known) == len(methods) and not report.failed:
+        labels = labels_of(placing.name for placing in flat.placings)
+        lower_ties(wanted, known, labels, report)
 
 
 def _entry(definition: Definition) -> Entry:

@@ -1,6 +1,6 @@
 """Uses: a method placed by an adapter, its arguments fixed and its clauses overridden."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from peftlang.diagnostics import did_you_mean
@@ -43,12 +43,22 @@ class Training:
     values: Values
 
 
+@dataclass(frozen=True)
+class Tying:
+    """A ``sharing`` clause of an adapter, and its placings: from ``first`` up to ``last``."""
+
+    clause: Placed[n.Tie]
+    first: int
+    last: int
+
+
 @dataclass
 class Flat:
     """An adapter with the adapters that it uses spliced in; ``full`` past the bound on uses."""
 
     placings: list[Placing] = field(default_factory=list)
     training: list[Training] = field(default_factory=list)
+    tyings: list[Tying] = field(default_factory=list)
     full: bool = False
 
 
@@ -74,9 +84,12 @@ def _splice(
     if not definition.node.clauses:
         report.error("M304", f"`{definition.name}` has neither a use nor `train`", definition.place,
                      help="use a method, or `train` parameters of the base")  # fmt: skip
+    first = len(flat.placings)
     for clause in definition.node.clauses:
         if flat.full:
             return
+        if isinstance(clause, n.Tie):
+            continue
         if isinstance(clause, n.Train):
             flat.training.append(Training(Placed(clause.selector, unit.source), values))
             continue
@@ -101,6 +114,11 @@ def _splice(
             flat.placings.clear()
             flat.full = True
             return
+    flat.tyings += [
+        Tying(Placed(clause, unit.source), first, len(flat.placings))
+        for clause in definition.node.clauses
+        if isinstance(clause, n.Tie)
+    ]
 
 
 def _used(definition: Definition, use: n.Use, report: Report) -> Definition | None:
@@ -207,6 +225,12 @@ def lower_uses(placings: Sequence[Placing], report: Report) -> list[Use]:
                 label=_label(placing.name, labels))
         )  # fmt: skip
     return uses
+
+
+def labels_of(names: Iterable[str]) -> list[str]:
+    """The labels of uses, in order, by what each is called."""
+    taken: dict[str, int] = {}
+    return [_label(name, taken) for name in names]
 
 
 def _label(name: str, labels: dict[str, int]) -> str:

@@ -237,6 +237,9 @@ class Build:
     def grouped_axis(self, children: list[Any]) -> n.Grouped:
         return n.Grouped(span_of(children), _ident(children[0]), children[2])
 
+    def joined_axis(self, children: list[Any]) -> n.Joined:
+        return n.Joined(span_of(children), (*n.axes_of(children[0]), children[2]))
+
     def rate(self, children: list[Any]) -> n.Rate:
         return self._kept(n.Rate(span_of(children), children[1].items(), children[3]))
 
@@ -264,6 +267,9 @@ class Build:
 
     def train(self, children: list[Any]) -> n.Train:
         return self._kept(n.Train(span_of(children), children[1]))
+
+    def tie(self, children: list[Any]) -> n.Tie:
+        return self._kept(n.Tie(span_of(children), children[1].items(), children[3].items()))
 
     # --- selectors ---
 

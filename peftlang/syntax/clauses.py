@@ -11,7 +11,7 @@ INDENT = 4
 _COLUMN = len("composition") + 1
 
 Declaration = n.Param | n.Buffer | n.Input | n.Carry
-AnyClause = n.Clause | n.Use | n.Train
+AnyClause = n.Clause | n.Use | n.Train | n.Tie
 
 
 def word(clause: n.Clause | n.Train) -> str:
@@ -79,6 +79,10 @@ def _shared(clause: Declaration) -> str:
 
 
 def _axis(axis: n.Axis) -> str:
+    return " and ".join(map(_one_axis, n.axes_of(axis)))
+
+
+def _one_axis(axis: n.Ident | n.Grouped) -> str:
     if isinstance(axis, n.Ident):
         return axis.text
     return f"{axis.name.text}({expression(axis.size, column=-WIDTH * 100)})"
@@ -124,6 +128,8 @@ def _others(run: Sequence[AnyClause]) -> list[str]:
 def _other(clause: AnyClause) -> str:
     if isinstance(clause, n.Train):
         return "train  " + selector(clause.selector, column=INDENT + 7)
+    if isinstance(clause, n.Tie):
+        return f"sharing {_names(clause.names)} across {_names(clause.uses)}"
     if isinstance(clause, n.Ensure):
         return "ensure " + _properties(clause)
     assert not isinstance(clause, n.Use | Declaration)
@@ -156,10 +162,10 @@ def said(clause: n.Clause, indent: int, column: int) -> str:  # noqa: PLR0911 --
         case n.Insertion():
             return clause.form.text
         case n.Sharing():
-            names = ", ".join(name.text for name in clause.names)
+            names = _names(clause.names)
             return f"{names} across {_axis(clause.axis)}" if clause.axis else "none"
         case n.Rate():
-            names = ", ".join(name.text for name in clause.names)
+            names = _names(clause.names)
             value = expression(clause.value, indent=indent, column=column + len(names) + 3)
             return f"{names} = {value}"
         case n.Penalty():
@@ -168,6 +174,10 @@ def said(clause: n.Clause, indent: int, column: int) -> str:  # noqa: PLR0911 --
             return _properties(clause)
         case _:
             return ""
+
+
+def _names(names: Sequence[n.Ident]) -> str:
+    return ", ".join(name.text for name in names)
 
 
 def _with_value(clause: n.Tap) -> n.Selector:

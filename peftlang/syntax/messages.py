@@ -116,7 +116,7 @@ def _misplaced(place: Place) -> Diagnostic | None:
         return place.says(
             "P015",
             f"`{text}` is a clause of a method, and this is an adapter",
-            "an adapter holds uses, as in `lora(r = 8) at attn.q`, and `train`",
+            "an adapter holds uses, as in `lora(r = 8) at attn.q`, `train` and `sharing`",
         )
     if kind == "TRAIN" and place.accepts("PARAM"):
         return place.says(

@@ -246,7 +246,21 @@ class Grouped(Node):
     size: Expr
 
 
-Axis = Ident | Grouped
+@dataclass(frozen=True, slots=True)
+class Joined(Node):
+    """`stacks and roles` after `across`: sites that differ in either share."""
+
+    axes: tuple[Ident | Grouped, ...]
+
+
+Axis = Ident | Grouped | Joined
+
+
+def axes_of(axis: Axis | None) -> tuple[Ident | Grouped, ...]:
+    """The axes that are joined by `and`, in order; one alone by itself, none for none."""
+    if axis is None:
+        return ()
+    return axis.axes if isinstance(axis, Joined) else (axis,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -442,12 +456,20 @@ class Train(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class Tie(Node):
+    """`sharing NAMES across USES` in an adapter: tensors of several uses that are the same."""
+
+    names: tuple[Ident, ...]
+    uses: tuple[Ident, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Adapter(Node):
     """`adapter NAME(parameters) { uses }`."""
 
     name: Ident
     parameters: tuple[HyperParameter, ...]
-    clauses: tuple[Use | Train, ...]
+    clauses: tuple[Use | Train | Tie, ...]
     docstring: Docstring | None = None
 
 

@@ -143,17 +143,23 @@ def _executed(path: Path) -> ModuleType:
     return module
 
 
+_NAMED = {
+    "SHARED": 'write `SHARED = {"A": "layers"}`',
+    "TIED": 'write `TIED = {"A": ("first", "second")}`',
+}
+
+
 def _check_constants(stated: Mapping[str, Any], name: str) -> None:
     """Names are texts, in a tuple or by name."""
-    for constant in ("POSITIONS", "FROZEN", "SHARED"):
+    for constant in ("POSITIONS", "FROZEN", "SHARED", "TIED"):
         value = stated.get(constant, ())
-        wanted = Mapping if constant == "SHARED" and constant in stated else Collection
+        named = constant in ("SHARED", "TIED")
+        wanted = Mapping if named and constant in stated else Collection
         texts = not isinstance(value, str) and isinstance(value, wanted)
         if not texts or not all(isinstance(one, str) for one in value):
             raise PeftError(
                 f"`{constant}` of {name} is {describe(value)}", code="V804",
-                help='write `SHARED = {"A": "layers"}`' if constant == "SHARED"
-                else f'write `{constant} = ("…", "…")`, a tuple of names',
+                help=_NAMED.get(constant, f'write `{constant} = ("…", "…")`, a tuple of names'),
             )  # fmt: skip
 
 

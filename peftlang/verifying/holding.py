@@ -14,7 +14,7 @@ from peftlang.verifying.references import Reference
 from peftlang.verifying.report import Row
 from peftlang.verifying.running import Broken, CounterExample, search, unless_unfit
 from peftlang.verifying.situation import Placed, situations
-from peftlang.verifying.stated import check_positions, check_stated
+from peftlang.verifying.stated import check_stated, check_uses
 from peftlang.verifying.subject import Subject, roles_of
 
 STATED = ("initial", "penalty", "rates", "FROZEN", "SHARED")
@@ -70,12 +70,11 @@ def _nothing_to_hold(subject: Subject, reference: Reference) -> PeftError:
 
 
 def _positions(subject: Subject, file: PythonReference) -> list[Row]:
-    if "POSITIONS" not in file.stated or subject.at is not None:
+    if not {"POSITIONS", "TIED"} & set(file.stated) or subject.at is not None:
         return []
     title = f"placed as {file.name} says"
-    places = [str(t) for use in subject.default.uses for t in use.selector.targets]
     try:
-        check_positions(places, file.stated)
+        check_uses(subject.default, file.stated)
     except Broken as broken:
         return [Row(title, "", "refuted", 0, 0.0, holds=False, reason=broken.note)]
     return [Row(title, "", "proved", 0, 0.0, holds=True)]

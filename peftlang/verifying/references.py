@@ -77,6 +77,7 @@ class SiteFacts(Known):
 
     Attributes:
         role: ``attn.q``, ``ffn``, …
+        use: Label of the adapter's use.
         sizes: d_x, d_h, heads, kv_heads, d_head, layers, layer, batch, tokens, keys.
         args: The method's hyper-parameters; one of the type ``fn`` is a function of a tensor.
         mask: At an attention product, True where a query sees a key, ``[tokens, keys]``.
@@ -87,6 +88,7 @@ class SiteFacts(Known):
     """
 
     role: str
+    use: str
     sizes: Mapping[str, int]
     args: Mapping[str, Any]
     mask: Tensor
@@ -108,11 +110,12 @@ def facts_of(bench: Bench) -> SiteFacts:
     for hyper in placed.method.hypers:
         if hyper.kind == "fn":
             args[hyper.name] = activation(str(args[hyper.name]))
-    own = placed.situation.sizes
+    made, own = placed.sizes, placed.situation.sizes
+    at: Mapping[str, int] = {n: made[n] for n in ("place", "places") if n in made}
     tokens = bench.tokens
     return SiteFacts(
-        placed.situation.role, {**placed.sizes, **own}, args, bench.mask, bench.scale, tokens.ids,
-        tokens.causal(), placed.situation.training,
+        placed.situation.role, placed.situation.use, {**made, **own, **at}, args, bench.mask,
+        bench.scale, tokens.ids, tokens.causal(), placed.situation.training,
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ All of it is optional:
 
 - ``POSITIONS``, the roles that the paper acts on;
 - ``FROZEN``, names of tensors that do not train; ``SHARED``, the axis that a tensor is shared
-  across, by name;
+  across, by name; ``TIED``, the uses of an adapter that have a tensor in common, by its name;
 - ``initial(site, W, b)``, how each tensor starts, by name: a tensor (exactly), a
   ``torch.distributions.Distribution`` whose batch shape is the tensor's shape, or a function that
   says whether many starts, stacked along a first dimension, will do; a carried state that is a
@@ -13,7 +13,7 @@ All of it is optional:
 - ``rates(site)``, learning rates as multiples of the adapter's, by name, of those that have one.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from torch.distributions import Distribution
 from peftlang.diagnostics import PeftError
 from peftlang.ir.expr import Number
 from peftlang.ir.interpret import Interpreter
-from peftlang.ir.method import CarryDef, TensorDef
+from peftlang.ir.method import Adapter, CarryDef, TensorDef
 from peftlang.ir.types import Level, Type
 from peftlang.verifying.bench import Bench, _start, bench
 from peftlang.verifying.comparing import checked
@@ -85,15 +85,23 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names) or "none"
 
 
-def check_positions(roles: Collection[str], stated: Mapping[str, Any]) -> None:
-    """Hold a spec's places to the file's ``POSITIONS``.
+def check_uses(adapter: Adapter, stated: Mapping[str, Any]) -> None:
+    """Hold a spec's places to the file's ``POSITIONS``, and what its uses share to ``TIED``.
 
     Raises:
         Broken: there is another, or one is missing.
     """
     wanted = stated.get("POSITIONS")
+    roles = [str(target) for use in adapter.uses for target in use.selector.targets]
     if wanted is not None and set(roles) != set(wanted):
         raise Broken(note=f"it is placed on {', '.join(roles)}, not on {', '.join(wanted)}")
+    ties = {tie.tensor: set(tie.uses) for tie in adapter.ties}
+    tied = {name: set(uses) for name, uses in stated.get("TIED", {}).items()}
+    for name in {**ties, **tied} if "TIED" in stated or wanted is not None else ():
+        if ties.get(name) != tied.get(name):
+            users = sorted(ties.get(name, ()))
+            how = f"shared by {_listed(users)}" if users else "each use's own"
+            raise Broken(note=f"`{name}` is {how}")
 
 
 def _check_kinds(placed: Placed, stated: Mapping[str, Any], *, every: bool) -> None:
@@ -113,9 +121,9 @@ def _check_frozen(definition: TensorDef, *, frozen: bool) -> None:
 
 def _check_shared(definition: TensorDef, shared: str | None) -> None:
     name = definition.name
-    if definition.shared != shared:
-        axis = {True: "not shared", False: f"shared across {definition.shared}"}
-        raise Broken(note=f"`{name}` is {axis[definition.shared is None]}")
+    across = " and ".join(definition.shared)
+    if across != (shared or ""):
+        raise Broken(note=f"`{name}` is " + (f"shared across {across}" if across else "not shared"))
 
 
 def _check_start(placed: Placed, name: str, value: Tensor, claim: Claim) -> None:

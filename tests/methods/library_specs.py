@@ -29,6 +29,12 @@ def _item(path: Path) -> nodes.Method | nodes.Adapter:
     return last
 
 
+def _methods(path: Path) -> list[nodes.Method]:
+    """The methods that a spec defines."""
+    file, _ = parse(Source(str(path), path.read_text()))
+    return [item for item in file.items if isinstance(item, nodes.Method)]
+
+
 def small_arguments(path: Path) -> dict[str, Any]:
     """The integers of the spec that are too large for a tiny model, and what to give instead."""
     numbers = {
@@ -49,11 +55,12 @@ def alternatives(path: Path) -> list[set[str]]:
     """For each place that the spec must find in a model, the names that would do."""
     found = []
     for clause in _item(path).clauses:
-        if isinstance(clause, (nodes.Position, nodes.Tap)):
+        if isinstance(clause, nodes.Position):
             found.append(set(_roles(clause.selector)))
         elif isinstance(clause, nodes.Use) and clause.at is not None:
             found.append(set(_roles(clause.at)))
-    return found
+    taps = (clause for method in _methods(path) for clause in method.clauses)
+    return found + [set(_roles(tap.selector)) for tap in taps if isinstance(tap, nodes.Tap)]
 
 
 def trains(path: Path) -> set[str]:

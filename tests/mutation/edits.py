@@ -252,7 +252,7 @@ def _tensor(clause: n.Param | n.Buffer, names: Names) -> Iterator[Edit]:
     other = n.Buffer if isinstance(clause, n.Param) else n.Param
     yield "trainable", other(clause.span, clause.name, clause.dims, clause.init, clause.shared)
     for axis in (None, *_AXES):
-        if axis != (clause.shared.text if clause.shared else None):
+        if axis != (clause.shared.text if isinstance(clause.shared, n.Ident) else None):
             shared = None if axis is None else n.Ident(clause.span, axis)
             yield "sharing", replace(clause, shared=shared)
     for index, dim in enumerate(clause.dims):
@@ -314,7 +314,12 @@ def in_adapter(adapter: n.Adapter) -> Iterator[Edit]:
             yield kind, replace(adapter, clauses=clauses)
 
 
-def _in_use(clause: n.Use | n.Train) -> Iterator[Edit]:
+def _in_use(clause: n.Use | n.Train | n.Tie) -> Iterator[Edit]:
+    if isinstance(clause, n.Tie):
+        for index in range(len(clause.names)):
+            rest = (*clause.names[:index], *clause.names[index + 1 :])
+            yield "sharing", replace(clause, names=rest) if rest else None
+        return
     if isinstance(clause, n.Train):
         yield from ((k, replace(clause, selector=s)) for k, s in in_selector(clause.selector))
         return

@@ -40,7 +40,7 @@ EQUIVALENT: tuple[Equivalent, ...] = (
     ),
     Equivalent(
         "sqrt(5) is what `a` is when it is left out",
-        r"param \w+\[.*\] ~ kaiming_uniform\((copies = 2)?\)( shared across layers)?",
+        r"param \w+\[.*\] ~ kaiming_uniform\((copies = 2)?\)( shared across (layers|stacks))?",
     ),
     Equivalent(
         "`h = h + delta` is the composition where none is written",
@@ -53,13 +53,13 @@ EQUIVALENT: tuple[Equivalent, ...] = (
          "deep_prompts", "deft", "difffit", "ia3", "iaa", "loreft", "meet", "mixphm", "mmrl",
          "mov", "multi_head_parallel_adapter", "p_tuning", "pfeiffer", "polyhistor", "prefix",
          "prefix_gated", "prefix_mlp", "prompt_tuning", "pvp", "road", "surm_adapter",
-         "uniadapter", "vl_adapter"),
+         "uniadapter", "uniadapter_cross", "vl_adapter"),
     ),
     Equivalent(
         "the use reads `h`, and no `x`, which is all that the insertion form chooses",
-        r"(gain|density\(w = w, eps = eps\) at ffn\.act|to_(image|text)\(r = r\) at block in .*)"
-        r" with insertion sequential",
-        ("bridger", "deft", "difffit"),
+        r"(gain|density\(w = w, eps = eps\) at ffn\.act|to_(image|text)\(r = r\) at block in .*|"
+        r"(cross|uniadapter)\(r = r, s = s\) at ffn in \w+) with insertion sequential",
+        ("bridger", "deft", "difffit", "uniadapter_cross"),
     ),
     Equivalent(
         "what is put before others reads no `x`, which is all that the insertion form chooses",

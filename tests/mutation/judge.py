@@ -25,7 +25,7 @@ from peftlang.verifying.files import PythonReference
 from peftlang.verifying.holding import stated_at
 from peftlang.verifying.running import Broken
 from peftlang.verifying.situation import Placed, Situation, looks_about, placed
-from peftlang.verifying.stated import check_positions
+from peftlang.verifying.stated import check_uses
 from peftlang.verifying.subject import roles_of
 from tests.mutation.training import trained_otherwise
 from tests.oracles.plain import REFERENCES
@@ -56,8 +56,7 @@ class Case:
             labels = {use.label for use in adapter.uses}
             if labels != {s.use for s in self.situations}:
                 return f"uses {', '.join(sorted(labels))}"
-            places = [str(t) for use in adapter.uses for t in use.selector.targets]
-            check_positions(places, self.reference.stated)
+            check_uses(adapter, self.reference.stated)
             for situation in self.situations:
                 self._judge(placed(subject, situation))
             if "trained" in self.reference.stated:

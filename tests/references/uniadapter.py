@@ -21,5 +21,5 @@ def initial(site, W, b):
     }
 
 
-SHARED = {"D": "stacks"}
+SHARED = dict.fromkeys(("D", "g", "c"), "stacks")
 POSITIONS = ("ffn",)

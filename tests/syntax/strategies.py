@@ -106,7 +106,9 @@ tapped = st.one_of(
     ),
 )  # fmt: skip
 _dims = st.lists(expressions, max_size=3).map(tuple)
-_axis = st.one_of(idents, st.builds(n.Grouped, _at, idents, expressions))
+_one_axis = st.one_of(idents, st.builds(n.Grouped, _at, idents, expressions))
+_joined = st.builds(n.Joined, _at, st.lists(_one_axis, min_size=2, max_size=3).map(tuple))
+_axis = st.one_of(_one_axis, _joined)
 _shared = st.one_of(st.none(), _axis)
 _sharing = st.one_of(
     st.just(n.Sharing(AT, (), None)),
@@ -166,12 +168,14 @@ uses = st.builds(
     st.one_of(st.none(), selectors),
     st.lists(overrides, max_size=3).map(tuple),
 )
+_names = st.lists(idents, min_size=1, max_size=3).map(tuple)
+ties = st.builds(n.Tie, _at, _names, _names)
 adapters = st.builds(
     n.Adapter,
     _at,
     idents,
     hypers,
-    st.lists(st.one_of(uses, st.builds(n.Train, _at, selectors)), max_size=4).map(tuple),
+    st.lists(st.one_of(uses, st.builds(n.Train, _at, selectors), ties), max_size=4).map(tuple),
     docstrings,
 )
 imports = st.builds(

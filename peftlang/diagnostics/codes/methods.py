@@ -120,7 +120,8 @@ method m(r: int = 8) {
     Code(
         "M306",
         "sharing something that is no parameter",
-        "`sharing` ties tensors that the method declares.",
+        "`sharing` ties tensors that the method declares; in an adapter, tensors that several of "
+        "its uses have.",
         example="""\
 method m(r: int = 8) {
     param A[r, d_x] ~ normal
@@ -144,7 +145,7 @@ method m(r: int = 8) {
         "M307",
         "sharing across an unknown axis",
         "A parameter is shared across the whole `model` or across another axis that the "
-        "message lists.",
+        "message lists. `and` joins axes that each leave something to the other.",
         example="""\
 method m(r: int = 8) {
     param A[r, d_x] ~ normal
@@ -419,6 +420,46 @@ method m(E: int = 4) {
     position attn.q
     let g = softmax(R @ x, over E)
     function delta = pool(g, causal = false) @ B
+}
+""",
+    ),
+    Code(
+        "M320",
+        "one tensor that two uses declare otherwise",
+        "A tensor that uses have in common starts, trains and is shared in one way, so their "
+        "methods declare it alike. Its sizes are compared where the adapter meets a model.",
+        example="""\
+method up {
+    param s ~ zeros shared across model
+    position ffn.up
+    composition h = (1 + s) * h
+}
+method down {
+    param s ~ ones shared across model
+    position ffn.down
+    composition h = s * h
+}
+adapter both {
+    up
+    down
+    sharing s across uses
+}
+""",
+        fixed="""\
+method up {
+    param s ~ ones shared across model
+    position ffn.up
+    composition h = s * h
+}
+method down {
+    param s ~ ones shared across model
+    position ffn.down
+    composition h = s * h
+}
+adapter both {
+    up
+    down
+    sharing s across uses
 }
 """,
     ),

@@ -77,7 +77,8 @@ method m(r: int = 8) {
         "S408",
         "a size that does not fit a site",
         "A dimension of the method is no whole number at this site, or is zero: `d_x / b` where "
-        "`b` does not divide `d_x`.",
+        "`b` does not divide `d_x`. Or the method asks for an entry that a tensor does not have: "
+        "`E[place]` of `E[2, d_h]` with three alternatives in the position.",
         example="`oft` with `b = 48` compiled for a model 64 wide.",
         runs=False,
     ),
@@ -250,5 +251,14 @@ method m(r: int = 8) {
     function delta = B @ (A @ x)
 }
 """,
+    ),
+    Code(
+        "S425",
+        "uses that share a tensor at no site",
+        "`sharing A across uses` makes the uses' tensors one wherever the methods' own sharing "
+        "brings their sites together: the whole model, one layer, one module. Here it never does.",
+        example="`sharing A across uses` with `lora` at `attn.q` and at `attn.v`, whose tensors "
+        "are each site's own.",
+        runs=False,
     ),
 )
