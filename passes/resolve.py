@@ -169,7 +169,7 @@ def _check(use: Use, site: Site, taps: Mapping[str, Tapped]) -> None:
     lengths = {str(t.dims[0]): 1 for t in use.method.taps if t.sequence}
     named = {name: size for tap in taps.values() for name, size in tap.sizes.items()}
     sizes = site_sizes(use.method, use.args, site, named)
-    for dim, what in _all_dims(use.method):
+    for dim, what in all_dims(use.method):
         try:
             size = dim.evaluate({"keys": 1, "tokens": 1, "batch": 1, **lengths, **sizes})
         except Indivisible as fact:
@@ -225,7 +225,8 @@ def _absent(name: str, method: Method, site: Site, why: str) -> PeftError:
     )
 
 
-def _all_dims(method: Method) -> Iterable[tuple[Dim, str]]:
+def all_dims(method: Method) -> Iterable[tuple[Dim, str]]:
+    """Every dimension of a method's tensors and expressions, and what has it."""
     for tensor in method.tensors:
         for dim in tensor.dims:
             yield dim, f"dimension `{dim}` of `{tensor.name}`"

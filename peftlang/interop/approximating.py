@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from peftlang.diagnostics import PeftError
 from peftlang.interop import folder as files
-from peftlang.interop.exporting import adapter_called, base_name, task_of
+from peftlang.interop.exporting import adapter_called, base_name, task_options
 from peftlang.interop.reading import ROOT
 from peftlang.interop.targets import as_targets, is_linear, is_transposed
 from peftlang.interop.trained import base_parameters
@@ -134,7 +134,7 @@ class _Parts:
         return {
             "peft_type": "LORA",
             "base_model_name_or_path": base_name(self._model),
-            "task_type": task_of(self._model, "LORA"),
+            **task_options(self._model, "LORA", modules),
             "inference_mode": True,
             "r": self._rank,
             "lora_alpha": self._rank,

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from peftlang.ir.expr import Scalar
+
 Shape = tuple[int, ...]
 
 
@@ -30,7 +32,7 @@ class Common:
         corner: Shape of the corner that a module reads, from our shape and the rank.
         ours: From a corner to our buffer, given the rank.
         theirs: Back.
-        dtype: The number type that the other library holds it in, whatever the file says.
+        repeated: The key below each module under which the file holds the tensor once more.
     """
 
     key: str
@@ -38,7 +40,7 @@ class Common:
     corner: Callable[[Shape, int], Shape] = lambda own, _r: own
     ours: Callable[[Tensor, int], Tensor] = lambda corner, _r: corner
     theirs: Callable[[Tensor, int], Tensor] = lambda own, _r: own
-    dtype: torch.dtype | None = None
+    repeated: str | None = None
 
 
 VERA_A = Common("base_model.vera_A", lambda largest: (largest.r, largest.d_x))
@@ -74,7 +76,7 @@ RANDLORA_A = Common(
     corner=lambda own, r: (r, 1, own[1]),
     ours=lambda corner, _r: corner[:, 0],
     theirs=lambda own, _r: own[:, None],
-    dtype=torch.bfloat16,
+    repeated="randlora_A",
 )
 RANDLORA_B = Common(
     "base_model.randlora_B",
@@ -82,7 +84,7 @@ RANDLORA_B = Common(
     corner=lambda own, r: (own[0], own[1] // r, r),
     ours=_columns,
     theirs=_bases,
-    dtype=torch.bfloat16,
+    repeated="randlora_B",
 )
 
 
@@ -93,10 +95,47 @@ def vera_pair(config: Mapping[str, Any], largest: Largest) -> dict[str, Tensor]:
     return {each.key: _kaiming(each.whole(largest), generator, math.sqrt(2)) for each in pair}
 
 
-def _kaiming(shape: Shape, generator: torch.Generator, gain: float) -> Tensor:
+def _kaiming(
+    shape: Shape, generator: torch.Generator, gain: float, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Uniform with bound ``gain sqrt(3 / fan_in)``, the fan counted as torch counts it."""
     bound = math.sqrt(3.0) * (gain / math.sqrt(math.prod(shape[1:])))
-    return torch.empty(shape).uniform_(-bound, bound, generator=generator)
+    return torch.empty(shape, dtype=dtype).uniform_(-bound, bound, generator=generator)
+
+
+def randlora_pair(config: Mapping[str, Any], largest: Largest) -> dict[str, Tensor]:
+    """RandLoRA's projections, from `projection_prng_key` (``peft/tuners/randlora/model.py``).
+
+    They are drawn in 16 bits, and divided by their standard deviation in 16 bits: which type
+    those are, and the last digit, may differ from one machine to another.
+    """
+    generator = torch.Generator("cpu").manual_seed(int(config.get("projection_prng_key") or 0))
+    gain = math.sqrt(2.0 / (1 + math.sqrt(5) ** 2))
+    narrow, (wide, bases, rank) = _narrow(largest), _wide(largest)
+    if config.get("sparse") or config.get("very_sparse"):
+        least = min(largest.d_h, largest.d_x)
+        sparsity = math.sqrt(least) if config.get("very_sparse") else 3
+        pair = [_signs(torch.rand(shape, generator=generator), sparsity)
+                for shape in (narrow, (wide, bases, rank))]  # fmt: skip
+    else:
+        one = _kaiming(narrow, generator, gain, _half())
+        columns = [_kaiming((wide, 1, rank), generator, gain, _half())
+                   for _ in range(bases)]  # fmt: skip
+        pair = [one, torch.cat(columns, dim=1)]
+    keys = (RANDLORA_A.key, RANDLORA_B.key)
+    return {key: (each / each.std()).float() for key, each in zip(keys, pair, strict=True)}
+
+
+def _signs(drawn: Tensor, sparsity: float) -> Tensor:
+    """-1, 0 or 1: the outer ``1 / (2 sparsity)`` of [0, 1] on each side are not zero."""
+    edge = 1 / (2 * sparsity)
+    return (drawn > 1 - edge).float() - (drawn < edge).float()
+
+
+def _half() -> torch.dtype:
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16
 
 
 def fourier_places(hypers: Mapping[str, Any], sizes: Mapping[str, int]) -> Tensor:
@@ -105,3 +144,9 @@ def fourier_places(hypers: Mapping[str, Any], sizes: Mapping[str, int]) -> Tenso
     generator = torch.Generator().manual_seed(int(hypers["seed"]))
     flat = torch.randperm(rows * columns, generator=generator)[: int(hypers["n"])]
     return torch.stack([flat // columns, flat % columns], dim=1)
+
+
+def summing(hypers: Mapping[str, Scalar], sizes: Mapping[str, int]) -> Tensor:
+    """MiSS's sum of every ``r``-th entry as a matrix ``[r, d_x]`` of zeros and ones."""
+    rank, columns = int(hypers["r"]), sizes["d_x"]
+    return (torch.arange(columns) % rank == torch.arange(rank)[:, None]).float()

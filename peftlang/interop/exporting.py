@@ -9,16 +9,19 @@ from torch import Tensor, nn
 
 from peftlang.diagnostics import PeftError
 from peftlang.interop import folder as files
+from peftlang.interop.correspondence import Correspondence, Value
 from peftlang.interop.reading import PROMPT, ROOT, largest_of
 from peftlang.interop.recognising import ELSEWHERE, Placed, recognise
-from peftlang.interop.table import TABLE, Correspondence, Value
+from peftlang.interop.table import TABLE
 from peftlang.interop.targets import (
     as_targets,
     ends_with,
     is_transposed,
+    own_modules,
     pattern_key,
     relative_key,
 )  # fmt: skip
+from peftlang.interop.trained import is_saved
 from peftlang.interop.training import Training, training_of, whole_copies
 from peftlang.ir.plan import Plan, Site
 from peftlang.passes.neighbours import neighbours
@@ -35,6 +38,13 @@ TASKS = {
     "ForTokenClassification": "TOKEN_CLS",
 }
 """The `task_type` of a model, by the end of its class's name."""
+
+HEADS = {
+    "SEQ_CLS": ("classifier", "score"),
+    "TOKEN_CLS": ("classifier", "score"),
+    "QUESTION_ANS": ("qa_outputs",),
+}
+"""Modules that PEFT trains besides, by their names alone, where a `task_type` is given."""
 
 
 def to_hf(
@@ -128,14 +138,14 @@ def hf_parts(
     config = {
         "peft_type": kind,
         "base_model_name_or_path": base_name(model),
-        "task_type": task_of(model, kind),
+        **task_options(model, kind, training.options.get("modules_to_save", ())),
         "inference_mode": True,
         **TABLE[kind].written,
         **_targets(placed, training, model),
         **_options(placed, TABLE[kind]),
         **training.options,
     }
-    return config, {**_tensors(placed), **training.tensors}
+    return config, {**_tensors(placed, TABLE[kind]), **training.tensors}
 
 
 def base_name(model: nn.Module) -> str | None:
@@ -144,23 +154,39 @@ def base_name(model: nn.Module) -> str | None:
     return name or None
 
 
-def task_of(model: nn.Module, kind: str) -> str | None:
-    """The `task_type` of a model, where writing it changes nothing else.
+def task_options(model: nn.Module, kind: str, saved: Sequence[str] = ()) -> dict[str, Any]:
+    """`task_type`, or what tells PEFT's automatic classes the model where it has none.
+
+    Args:
+        model: The base.
+        kind: The `peft_type`.
+        saved: `modules_to_save`. By the name of its task alone, PEFT would train a classifier's
+            head as well; the task is named only where the head trains in any case.
 
     Raises:
         PeftError: I909, the method depends on the task and the two libraries differ there.
     """
     ends = (task for end, task in TASKS.items() if type(model).__name__.endswith(end))
     task = next(ends, None)
-    if kind == "PROMPT_TUNING" and task != "CAUSAL_LM":
+    if TABLE[kind].whole_model and task not in TABLE[kind].whole_model:
         raise PeftError(
-            f"PEFT's prompt tuning of a {type(model).__name__} is not ours: it places or returns "
-            "the prompt's positions otherwise",
+            f"PEFT's {kind.replace('_', ' ').lower()} of a {type(model).__name__} is not ours: it "
+            "places or returns the prompt's positions otherwise",
             code="I909",
-            help="a model for causal language modelling can be exported",
+            help="models for " + ", ".join(TABLE[kind].whole_model) + " can be exported",
         )
-    # By the name of its task alone, PEFT would train a classifier's head as well.
-    return task if task in {"CAUSAL_LM", "SEQ_2_SEQ_LM"} else None
+    names = HEADS.get(task or "", ())
+    heads = [path for path, _ in own_modules(model) if path.rpartition(".")[2] in names]
+    if task and all(is_saved(path, saved) for path in heads):
+        return {"task_type": task}
+    if TABLE[kind].whole_model:
+        raise PeftError(
+            f"PEFT trains {', '.join(heads)} beside a prompt, and this adapter does not",
+            code="I909",
+            help=f'add `train "{heads[0]}"` to the adapter',
+        )
+    library = {"base_model_class": type(model).__name__, "parent_library": type(model).__module__}
+    return {"task_type": None, "auto_mapping": library}
 
 
 def _targets(placed: Sequence[Placed], training: Training, model: nn.Module) -> dict[str, Any]:
@@ -245,16 +271,16 @@ def _differs(option: str, values: set[Any]) -> PeftError:
     )
 
 
-def _tensors(placed: Sequence[Placed]) -> dict[str, Tensor]:
+def _tensors(placed: Sequence[Placed], correspondence: Correspondence) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for one in placed:
         prefix = "" if one.path == PROMPT else f"{ROOT}{one.path}."
         for name, stored in one.form.tensors.items():
             found[prefix + stored.key] = stored.layout.theirs(one.tensors[name])
-    return {**found, **_common(placed)}
+    return {**found, **_common(placed, correspondence)}
 
 
-def _common(placed: Sequence[Placed]) -> dict[str, Tensor]:
+def _common(placed: Sequence[Placed], correspondence: Correspondence) -> dict[str, Tensor]:
     """Buffers of all modules as one tensor, whose leading corners they are."""
     found: dict[str, Tensor] = {}
     corners = [
@@ -262,27 +288,22 @@ def _common(placed: Sequence[Placed]) -> dict[str, Tensor]:
         for one in placed
         for name, common in one.form.common.items()
     ]
-    sites = [one.site.dims for one in placed]
-    for path, common, corner in corners:
-        if common.dtype and not corner.to(common.dtype).to(corner.dtype).equal(corner):
-            raise PeftError(
-                f"PEFT rounds the random projections of {path} to {common.dtype}, and these are "
-                "of more digits",
-                code="I909",
-                help=ELSEWHERE,
-            )
+    if not corners:
+        return found
+    largest = largest_of([one.site.dims for one in placed], int(placed[0].hypers["r"]))
+    drawn = correspondence.draw(correspondence.written, largest) if correspondence.draw else {}
     for _, common, corner in sorted(corners, key=lambda each: each[2].numel()):
-        if common.key not in found:
-            largest = largest_of(sites, int(placed[0].hypers["r"]))
-            dtype = common.dtype or corner.dtype
-            found[common.key] = corner.new_zeros(common.whole(largest), dtype=dtype)
-        found[common.key][tuple(slice(0, size) for size in corner.shape)] = corner
+        # What no module reads is as the other library draws it.
+        whole = found.setdefault(common.key, drawn[common.key].to(corner))
+        whole[tuple(slice(0, size) for size in corner.shape)] = corner
     for path, common, corner in corners:
         held = found[common.key][tuple(slice(0, size) for size in corner.shape)]
-        if not held.to(corner.dtype).equal(corner):
+        if not held.equal(corner):
             raise PeftError(
                 f"{path} has random projections of its own, and PEFT has one pair for all",
                 code="I909",
                 help=f"{ELSEWHERE}; or share them `across model` before training",
             )
+        if common.repeated:
+            found[f"{ROOT}{path}.{common.repeated}"] = found[common.key]
     return found

@@ -2,7 +2,7 @@
 
 from functools import cache
 
-from peftlang.interop.table import Form
+from peftlang.interop.correspondence import Form
 from peftlang.ir.method import Method, TensorDef
 from peftlang.lower import load, open_method
 

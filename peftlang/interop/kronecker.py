@@ -47,7 +47,8 @@ class Splits:
         rows, columns = factorised(sizes["d_h"], factor), factorised(sizes["d_x"], factor)
         rank = int(hypers["r"])
         if self.low != (rank < max(rows[1], columns[1]) / 2):
-            return f"has a second factor that is {'not ' if self.low else ''}whole at this rank"
+            own, theirs = ("a product", "whole") if self.low else ("whole", "a product")
+            return f"has a second factor that is {own}, and at this rank PEFT has it {theirs}"
         if not self.full and rank >= max(rows[0], columns[0]) / 2:
-            return "has a first factor that is not whole at this rank"
+            return "has a first factor that is a product, and at this rank PEFT has it whole"
         return ""

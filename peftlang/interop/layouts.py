@@ -49,7 +49,10 @@ def _transposed(stored: Tensor) -> Tensor:
 
 
 def _blocks(stored: Tensor) -> Tensor:
-    """``[n, b (b - 1) / 2]`` to ``[n, b, b]`` whose skew-symmetric part is what was stored."""
+    """``[n, b (b - 1) / 2]`` to the skew-symmetric ``[n, b, b]`` that has it for upper triangles.
+
+    Training from zero keeps such a matrix skew-symmetric, so that nothing is lost on the way back.
+    """
     if stored.dim() != 2:
         raise WrongLayout("[blocks, b (b - 1) / 2]")
     size = (1 + math.isqrt(1 + 8 * stored.shape[1])) // 2
@@ -57,7 +60,8 @@ def _blocks(stored: Tensor) -> Tensor:
         raise WrongLayout("[blocks, b (b - 1) / 2]")
     rows, columns = torch.triu_indices(size, size, 1, device=stored.device)
     made = stored.new_zeros(stored.shape[0], size, size)
-    return made.index_put((torch.arange(len(stored))[:, None], rows, columns), 2 * stored)
+    upper = made.index_put((torch.arange(len(stored))[:, None], rows, columns), stored)
+    return upper - upper.transpose(1, 2)
 
 
 def _triangles(own: Tensor) -> Tensor:

@@ -22,6 +22,9 @@ from peftlang.ir.sizes import site_sizes
 MOST_TERMS = 6
 """Sums and products longer than this are not tried in every order."""
 
+EXACT = 1e-14
+"""Two numbers that differ by less, relatively, differ by how they were computed."""
+
 
 class Mismatch(Exception):
     """Why a use is not the pattern.
@@ -44,10 +47,13 @@ class Match:
     Attributes:
         hypers: Value of every hyper-parameter of the pattern.
         tensors: For each tensor of the pattern, the name that the use has for it.
+        effort: How many digits had to be found for hyper-parameters that the use has not under
+            the same name; of several patterns, the least is the most natural.
     """
 
     hypers: dict[str, Scalar]
     tensors: dict[str, str]
+    effort: int = 0
 
 
 @dataclass(frozen=True)
@@ -235,7 +241,12 @@ def _finished(
         given = use.args.get(hyper.name, hyper.default)
         if hyper.name not in values and given is not None:
             values[hyper.name] = given
-    return Match(values, dict(state.tensors))
+    effort = sum(
+        len(repr(value))
+        for name, value in values.items()
+        if isinstance(value, float) and name not in zero and value != use.args.get(name)
+    )
+    return Match(values, dict(state.tensors), effort)
 
 
 def _check_over(pattern: Method, use: Use, state: _State, values: Mapping[str, Scalar]) -> None:
@@ -281,10 +292,12 @@ def _solved(
     name = min(open_ones)
     unit = _number(left, theirs, {**values, name: 1.0})
     solution = wanted / unit if unit else math.nan
-    for candidate in (given.get(name), float(round(solution, 9)), solution):
+    candidates = (given.get(name), float(round(solution, 9)), solution)
+    for candidate, tolerance in zip(candidates, (EXACT, EXACT, 1e-9), strict=True):
         if not isinstance(candidate, (int, float)) or math.isnan(candidate):
             continue
-        if math.isclose(_number(left, theirs, {**values, name: candidate}), wanted, rel_tol=1e-9):
+        made = _number(left, theirs, {**values, name: candidate})
+        if math.isclose(made, wanted, rel_tol=tolerance):
             values[name] = float(candidate)
             return True
     raise Mismatch(f"has numbers that no `{name}` explains")

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from peftlang.diagnostics import PeftError, did_you_mean
-from peftlang.interop.table import ANYWHERE, OFF, REFUSED, TABLE, Correspondence, Form
+from peftlang.interop.correspondence import ANYWHERE, OFF, Correspondence, Form
+from peftlang.interop.table import REFUSED, TABLE
 
 
 def check_options(config: Mapping[str, Any]) -> Correspondence:

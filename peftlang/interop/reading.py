@@ -8,16 +8,18 @@ from torch import Tensor, nn
 
 from peftlang.diagnostics import PeftError
 from peftlang.interop.common import Largest
+from peftlang.interop.correspondence import Correspondence, Form, Stored
 from peftlang.interop.fitting import Misfit, infer
 from peftlang.interop.folder import Folder
 from peftlang.interop.forms import definitions, method_of
 from peftlang.interop.layouts import WrongLayout
 from peftlang.interop.options import check_consumed, has_form
-from peftlang.interop.table import Correspondence, Form, Stored
 from peftlang.interop.targets import chosen_modules, in_pattern, is_listed, is_transposed
-from peftlang.interop.trained import copied_parameters, whole_parameters
+from peftlang.interop.trained import copied_parameters, tied_names, whole_parameters
+from peftlang.ir.dims import Indivisible
 from peftlang.ir.expr import Scalar
 from peftlang.ir.plan import Site
+from peftlang.passes.resolve import all_dims
 from peftlang.pipeline import Survey
 
 ROOT = "base_model.model."
@@ -81,6 +83,7 @@ def read_modules(
     else:
         places = chosen_modules(folder.config, model)
         _check_kinds(places, correspondence, model)
+        _check_ties(places, folder.config, model)
     sites = sites_by_place(surveyed)
     for place in places:
         if correspondence.copies:
@@ -121,6 +124,21 @@ def _check_kinds(places: list[str], correspondence: Correspondence, model: nn.Mo
         )
 
 
+def _check_ties(places: list[str], config: Mapping[str, Any], model: nn.Module) -> None:
+    if not config.get("ensure_weight_tying"):
+        return
+    tied = {name for names in tied_names(model).values() if len(names) > 1 for name in names}
+    for place in places:
+        if f"{place}.weight" in tied:
+            raise PeftError(
+                f"`ensure_weight_tying` adapts {place} together with the module whose weight it "
+                "shares, which has no correspondence",
+                code="I904",
+                help="merge the adapter with PEFT and use the plain model, or train it without "
+                "this option",
+            )
+
+
 def _module(
     place: str, folder: Folder, correspondence: Correspondence, remaining: dict[str, Tensor],
     sites: Mapping[str, Site],
@@ -157,18 +175,27 @@ def _form(
         for form in correspondence.forms
         if has_form(folder.config, form) and _is_listed(place, form, folder.config, correspondence)
     ]
+    if not candidates:
+        raise _no_form(folder.config, correspondence)
     whole = [f for f in candidates if present == {stored.key for stored in f.tensors.values()}]
     if whole:
         return next((form for form in whole if _may_fit(form, prefix, folder, sizes)), whole[-1])
-    wanted = (
-        sorted({s.key for s in candidates[0].tensors.values()}) if candidates else sorted(known)
-    )
-    missing = sorted(set(wanted) - present)
+    missing = sorted({s.key for s in candidates[0].tensors.values()} - present)
     what = f"`{prefix}{missing[0]}` is missing" if missing else f"{place} has unknown tensors"
     raise PeftError(
         f"{what} in the folder",
         code="I906",
         help="the two files of the folder should come from one save_pretrained",
+    )
+
+
+def _no_form(config: Mapping[str, Any], correspondence: Correspondence) -> PeftError:
+    options = sorted({option for form in correspondence.forms for option in form.when})
+    given = ", ".join(f"`{option}` = {config.get(option)!r}" for option in options)
+    return PeftError(
+        f"the options {given} have no correspondence together",
+        code="I904",
+        help="merge the adapter with PEFT and use the plain model",
     )
 
 
@@ -182,15 +209,18 @@ def _is_listed(
 
 
 def _may_fit(form: Form, prefix: str, folder: Folder, sizes: Mapping[str, int]) -> bool:
-    """Whether some hyper-parameters make the declared dimensions these shapes."""
+    """Whether some hyper-parameters make the declared dimensions these shapes, and fit the site."""
     declared, names = definitions(form), {hyper.name for hyper in method_of(form.spec).hypers}
     try:
         shaped = [
             (name, declared[name].dims, tuple(s.layout.ours(folder.tensors[prefix + s.key]).shape))
             for name, s in form.tensors.items()
         ]
-        infer(shaped, {k: v for k, v in sizes.items() if k not in names})
-    except (Misfit, WrongLayout):
+        found = infer(shaped, {k: v for k, v in sizes.items() if k not in names})
+        for dim, _ in all_dims(method_of(form.spec)):
+            if dim.symbols <= found.keys():
+                dim.evaluate(found)
+    except (Misfit, WrongLayout, Indivisible):
         return False
     return True
 
@@ -259,13 +289,7 @@ def _add_common(
     if not keys:
         return
     if not keys <= set(remaining):
-        if correspondence.draw is None:
-            raise PeftError(
-                "the folder does not hold the random projections, and how PEFT draws them depends "
-                "on the machine",
-                code="I904",
-                help="save the adapter again with save_projection=True",
-            )
+        assert correspondence.draw is not None, "every method with common tensors draws them"
         sites = [module.site.dims for module in reading.modules]
         rank = int(reading.modules[0].hypers["r"])
         remaining.update(correspondence.draw(folder.config, largest_of(sites, rank)))
@@ -291,7 +315,8 @@ def largest_of(sites: Sequence[Mapping[str, int]], rank: int) -> Largest:
 
 def _add_corners(module: Module, whole: Mapping[str, Tensor]) -> None:
     rank = int(module.hypers["r"])
-    sizes = {**module.site.dims, "r": rank}
+    whole_numbers = {k: v for k, v in module.hypers.items() if isinstance(v, int)}
+    sizes = {**module.site.dims, **whole_numbers}
     for name, common in module.form.common.items():
         own = tuple(dim.evaluate(sizes) for dim in definitions(module.form)[name].dims)
         shape = common.corner(own, rank)

@@ -1,15 +1,16 @@
 """Which of HF PEFT's methods an adapter is, found from its mathematics at every site."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from peftlang.diagnostics import PeftError
+from peftlang.interop.correspondence import Correspondence, Form
 from peftlang.interop.forms import method_of
 from peftlang.interop.matching import Match, Mismatch, match
 from peftlang.interop.reading import place_of
-from peftlang.interop.table import TABLE, Correspondence, Form
+from peftlang.interop.table import TABLE
 from peftlang.interop.targets import is_linear, is_transposed
 from peftlang.ir.expr import Scalar
 from peftlang.ir.plan import Placement, Plan, Site
@@ -57,7 +58,7 @@ def recognise(
             method there, and not together.
     """
     kinds = list(TABLE)
-    found: dict[str, list[Placed]] = {kind: [] for kind in kinds}
+    found: dict[str, list[list[Candidate]]] = {kind: [] for kind in kinds}
     for placement in plan.placements:
         for site_id in placement.sites:
             site = plan.sites[site_id]
@@ -74,29 +75,60 @@ def recognise(
                 raise _mixed(plan)
             for kind in kinds:
                 found[kind].append(here[kind])
-    _check_once(found[kinds[0]])
-    return kinds[0], found[kinds[0]]
+    placed = _together(found[kinds[0]])
+    _check_once(placed)
+    return kinds[0], placed
+
+
+Candidate = tuple[int, Placed]
+"""A form that a site may have, and the effort of its match."""
+
+
+def _together(sites: Sequence[Sequence[Candidate]]) -> list[Placed]:
+    """One form for each site, all with the same options, with the least effort."""
+    options = [placed.form.when for candidates in sites for _, placed in candidates]
+    best: tuple[float, list[Placed]] | None = None
+    for when in {tuple(sorted(each.items())): each for each in options}.values():
+        chosen = [_least([c for c in each if _agree(c[1].form.when, when)]) for each in sites]
+        whole = [one for one in chosen if one is not None]
+        effort = sum(each for each, _ in whole)
+        if len(whole) == len(sites) and (best is None or effort < best[0]):
+            best = effort, [placed for _, placed in whole]
+    if best is not None:
+        return best[1]
+    alone = [_least(candidates) for candidates in sites]
+    return [one[1] for one in alone if one is not None]
+
+
+def _least(candidates: Sequence[Candidate]) -> Candidate | None:
+    return min(candidates, key=lambda each: each[0], default=None)
+
+
+def _agree(left: Mapping[str, object], right: Mapping[str, object]) -> bool:
+    return all(left[option] == right[option] for option in left.keys() & right.keys())
 
 
 def _placed(
     correspondence: Correspondence, plan: Plan, placement: Placement, site: Site,
     model: nn.Module, tensor: Callable[[str], Tensor], readers: Readers,
-) -> Placed:  # fmt: skip
-    use = plan.uses[placement.label]
+) -> list[Candidate]:  # fmt: skip
+    use, found = plan.uses[placement.label], list[Candidate]()
     nearest = Mismatch("is no method of this kind", depth=0)
     for form, spec in _patterns(correspondence, site):
         try:
-            found = match(method_of(spec), use, site)
+            here = match(method_of(spec), use, site)
             host = readers().get(site.id) if site.role == "ffn.act" else site
             _check_host(host, form, correspondence, model)
+            assert host is not None
+            groups = placement.tensors[site.id]
+            tensors = {name: tensor(groups[own]) for name, own in here.tensors.items()}
+            placed = Placed(place_of(host), form, here.hypers, tensors, host)
+            found.append((here.effort, _checked(placed, here)))
         except Mismatch as mismatch:
             nearest = max(nearest, mismatch, key=lambda each: each.depth)
-            continue
-        assert host is not None
-        groups = placement.tensors[site.id]
-        tensors = {name: tensor(groups[own]) for name, own in found.tensors.items()}
-        return _checked(Placed(place_of(host), form, found.hypers, tensors, host), found)
-    raise nearest
+    if not found:
+        raise nearest
+    return found
 
 
 def _patterns(correspondence: Correspondence, site: Site) -> Iterator[tuple[Form, str]]:
@@ -134,7 +166,8 @@ def _checked(placed: Placed, found: Match) -> Placed:
     if why:
         raise Mismatch(why, depth=3)
     for name, made in placed.form.derived.items():
-        if not made(found.hypers, placed.site.dims).equal(placed.tensors[name].cpu()):
+        wanted, own = made(found.hypers, placed.site.dims), placed.tensors[name].cpu()
+        if not wanted.equal(own.to(wanted.dtype)):
             raise Mismatch(f"has a `{found.tensors[name]}` that no seed of PEFT's gives", depth=3)
     return placed
 

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from peftlang.diagnostics import PeftError, did_you_mean
+from peftlang.interop.correspondence import Correspondence, Form
 from peftlang.interop.fitting import Misfit, infer
 from peftlang.interop.forms import definitions, method_of
-from peftlang.interop.table import TABLE, Correspondence, Form
+from peftlang.interop.table import TABLE
 from peftlang.ir.expr import Scalar
 from peftlang.verifying.bench import Bench, Outcome, Values
 

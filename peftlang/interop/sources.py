@@ -5,6 +5,8 @@ They are written into the converted spec, beside what it imports.
 
 from collections.abc import Mapping
 
+from peftlang.ir.expr import Scalar
+
 LORA_OF_WEIGHT = """method lora_of_weight(r: int = 8, alpha: float = 16.0) {
     param A[r, d_x] ~ kaiming_uniform(a = sqrt(5))
     param B[d_h, r] ~ zeros
@@ -65,8 +67,7 @@ method orthonormal_hra(r: int = 8) {
     composition W = W - 2 * ((W @ transpose(Q)) @ Q)
 }"""
 
-NARROWING_RANDLORA = """\"\"\"RandLoRA where the output is smaller than the input.\"\"\"
-method narrowing_randlora(r: int = 32, alpha: float = 640.0) {
+NARROWING_RANDLORA = """method narrowing_randlora(r: int = 32, alpha: float = 640.0) {
     buffer A[r, d_h]           ~ uniform(low = -sqrt(3), high = sqrt(3))  shared across layers
     buffer B[d_x, d_h]         ~ uniform(low = -sqrt(3), high = sqrt(3))  shared across layers
     param  lambda[d_h / r, r]  ~ zeros
@@ -77,6 +78,42 @@ method narrowing_randlora(r: int = 32, alpha: float = 640.0) {
     let         u = reshape(transpose(B) @ x, d_h / r, r)
     function    delta = sum(sum(u * V, over d_h / r), over r)
     composition h = h + (alpha / r) * delta
+}"""
+
+RANDLORA_OF_ANY_RANK = """\"\"\"RandLoRA whose rank need not divide the input's size.\"\"\"
+method randlora_of_any_rank(n: int = 1, r: int = 32, alpha: float = 640.0) {
+    buffer A[r, d_x]     ~ uniform(low = -sqrt(3), high = sqrt(3))  shared across layers
+    buffer B[d_h, n * r] ~ uniform(low = -sqrt(3), high = sqrt(3))  shared across layers
+    param  lambda[n, r]  ~ zeros
+    param  gamma[n, d_x] ~ constant(1 / d_x)
+
+    position    linear
+    let         V = lambda * copies(A, n) * gamma
+    function    delta = B @ reshape(V @ x, n * r)
+    composition h = h + (alpha / r) * delta
+}"""
+
+NARROWING_RANDLORA_OF_ANY_RANK = """\"\"\"The same where the output is smaller than the input.\"\"\"
+method narrowing_randlora_of_any_rank(n: int = 1, r: int = 32, alpha: float = 640.0) {
+    buffer A[r, d_h]     ~ uniform(low = -sqrt(3), high = sqrt(3))  shared across layers
+    buffer B[d_x, n * r] ~ uniform(low = -sqrt(3), high = sqrt(3))  shared across layers
+    param  lambda[n, r]  ~ zeros
+    param  gamma[n, d_h] ~ constant(1 / d_h)
+
+    position    linear
+    let         V = lambda * copies(A, n) * gamma
+    let         u = reshape(transpose(B) @ x, n, r)
+    function    delta = sum(sum(u * V, over n), over r)
+    composition h = h + (alpha / r) * delta
+}"""
+
+MISS_OF_ANY_RANK = """\"\"\"MiSS of any rank: M adds every r-th entry of the input.\"\"\"
+method miss_of_any_rank(r: int = 64) {
+    param  D[d_h, r] ~ zeros
+    buffer M[r, d_x] ~ zeros
+
+    position    linear
+    composition h = h + D @ (M @ x)
 }"""
 
 
@@ -90,27 +127,53 @@ def not_narrowing(hypers: object, sizes: Mapping[str, int]) -> str:
     return "scales the larger side" if not narrowing(hypers, sizes) else ""
 
 
-NEUMANN_TERMS = range(3, 9)
+def _bases(hypers: Mapping[str, Scalar], sizes: Mapping[str, int]) -> str:
+    wanted = -(-min(sizes["d_h"], sizes["d_x"]) // int(hypers["r"]))
+    return "" if hypers["n"] == wanted else f"has {hypers['n']} bases, and not {wanted}"
+
+
+def narrowing_by_any(hypers: Mapping[str, Scalar], sizes: Mapping[str, int]) -> str:
+    """The same, for a number of bases that is a hyper-parameter: or why it is another number."""
+    return narrowing(hypers, sizes) or _bases(hypers, sizes)
+
+
+def not_narrowing_by_any(hypers: Mapping[str, Scalar], sizes: Mapping[str, int]) -> str:
+    """The same."""
+    return not_narrowing(hypers, sizes) or _bases(hypers, sizes)
+
+
+NEUMANN_TERMS = range(2, 11)
 """Numbers of terms for which the truncated series is written out."""
 
 
-def neumann_oft(count: int) -> str:
+def neumann_oft(count: int, *, shared: bool = False) -> str:
     """OFT whose Cayley transform is the first terms of its Neumann series.
 
     ``(I - S)(I + S)^-1 = I - 2 S + 2 S^2 - …`` for small S; HF PEFT sums with plus signs, halves
     the last term, and has one term less than asked for beyond the third.
+
+    Args:
+        count: The number of terms that is asked for, at least 2.
+        shared: One rotation for all blocks.
     """
-    powers = max(count - 1, 3)
+    powers = max(count - 1, 3) if count > 2 else 1
     terms = [" @ ".join(["S"] * power) for power in range(1, powers + 1)]
-    scaled = [f"2 * ({term})" for term in terms[:-1]] + [f"({terms[-1]})"]
+    last = terms[-1] if count > 2 else f"2 * {terms[-1]}"
+    series = " + ".join([*(f"2 * ({term})" for term in terms[:-1]), f"({last})"])
+    if shared:
+        shape = "b, b"
+        change = "reshape(reshape(W, d_h, d_x / b, b) @ transpose(N), d_h, d_x)"
+    else:
+        shape, change = "d_x / b, b, b", "W @ transpose(block_diag(N))"
+    name = f"{'shared_' if shared else ''}oft_neumann_{count}"
     return f"""\"\"\"OFT with {count} terms of the Neumann series in place of the inverse.\"\"\"
-method oft_neumann_{count}(b: int = 32) {{
-    param Q[d_x / b, b, b] ~ zeros
+method {name}(b: int = 32) {{
+    param Q[{shape}] ~ zeros
 
     position    linear
     let         S = skew(Q)
-    let         N = {" + ".join(scaled)}
-    composition W = W + W @ transpose(block_diag(N))
+    let         N = {series}
+    composition W = W + {change}
 }}"""
 
 

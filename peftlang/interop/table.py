@@ -7,8 +7,6 @@ be silently left out. Reading and writing are one piece of code each, for all me
 Source: the files that peft 0.21 writes and reads (``peft/tuners/*/config.py`` and ``layer.py``).
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from peftlang.interop import sources
@@ -17,115 +15,21 @@ from peftlang.interop.common import (
     RANDLORA_B,
     VERA_A,
     VERA_B,
-    Common,
     fourier_places,
+    randlora_pair,
+    summing,
     vera_pair,
 )  # fmt: skip
+from peftlang.interop.correspondence import OFF, Correspondence, Form, Stored, Value
 from peftlang.interop.kronecker import Splits, factor_for
 from peftlang.interop.layouts import (
     COLUMN,
     KERNELS,
     ROW,
-    SAME,
     SHARED_TRIANGLE,
     TRANSPOSED,
     TRIANGLES,
-    Layout,
 )  # fmt: skip
-from peftlang.ir.expr import Scalar
-
-Value = str | Callable[[Mapping[str, Scalar], Mapping[str, int]], Scalar | None]
-"""What an option is: our hyper-parameter of that name, or computed from those and the sizes."""
-
-
-@dataclass(frozen=True)
-class Stored:
-    """Where one of our tensors lies: a key below the module's path, and its layout there."""
-
-    key: str
-    layout: Layout = SAME
-
-
-@dataclass(frozen=True)
-class Form:
-    """One computation, as both libraries say it.
-
-    Attributes:
-        spec: A method of the library by name, or the text of one.
-        tensors: Our trained tensors, and where they lie.
-        when: Options that must have these values, and are written with them.
-        hypers: Option -> our hyper-parameter, or a function of those and the module's sizes.
-        otherwise: The same, where modules differ in what ``hypers`` gives.
-        place: ``module``, ``embedding``, ``prompt`` or ``core``.
-        common: Our buffers that one tensor of the file holds for all modules; each module reads
-            the leading corner of it.
-        derived: Our buffers that are computed from hyper-parameters and sizes, and not stored.
-        also: Other texts of the same computation, for recognising it.
-        before: A method that computes the same at ``ffn.act``, before this projection.
-        listed: The option that lists the modules that have this form rather than another.
-        fits: Says why the other library would choose other shapes; "" where it would not.
-        unused: Options that have no effect in this form.
-    """
-
-    spec: str
-    tensors: Mapping[str, Stored]
-    when: Mapping[str, Any] = field(default_factory=dict)
-    hypers: Mapping[str, Value] = field(default_factory=dict)
-    otherwise: Mapping[str, Value] = field(default_factory=dict)
-    place: str = "module"
-    common: Mapping[str, Common] = field(default_factory=dict)
-    derived: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
-    also: Sequence[str] = ()
-    before: str | None = None
-    listed: str | None = None
-    fits: Callable[[Mapping[str, Scalar], Mapping[str, int]], str] = lambda _hypers, _sizes: ""
-    unused: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
-class Correspondence:
-    """One ``peft_type``.
-
-    Attributes:
-        forms: In the order in which they are tried.
-        neutral: Options that change what is computed, each with the values at which they do not;
-            any other value is refused.
-        without_effect: Options that matter only before the tensors are stored.
-        written: Options that are always written, with their values.
-        patterns: Option -> the option that overrides it for some modules.
-        relative: Keys of these overrides are matched below the first part of a path.
-        transposed: Whether GPT-2's transposed linear layers may be targeted.
-        copies: Key below which a module's own parameters are stored whole, as new values.
-        draw: Makes the common tensors that the file does not hold; None where the draw depends on
-            the machine.
-        single: The other library computes in float32, whatever the model's number type.
-        bias: What stands before ``_only`` in the option `bias`; "" where there is none.
-    """
-
-    forms: Sequence[Form]
-    neutral: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    without_effect: frozenset[str] = frozenset()
-    written: Mapping[str, Any] = field(default_factory=dict)
-    patterns: Mapping[str, str] = field(default_factory=dict)
-    relative: bool = False
-    transposed: bool = True
-    copies: str | None = None
-    draw: Callable[..., Any] | None = None
-    single: bool = False
-    bias: str = ""
-
-
-OFF = (None, False, 0, "", "none")
-"""Values at which an option is switched off; empty lists and dictionaries count as well."""
-
-ANYWHERE = frozenset(
-    {
-        "auto_mapping", "base_model_name_or_path", "exclude_modules", "fan_in_fan_out",
-        "inference_mode", "layers_pattern", "layers_to_transform", "modules_to_save", "peft_type",
-        "peft_version", "revision", "target_modules", "task_type", "bias",
-    }
-)  # fmt: skip
-"""Options that every method has and that reading understands, or that say nothing of it."""
 
 _LORA = {"A": Stored("lora_A.weight"), "B": Stored("lora_B.weight")}
 _DORA = {**_LORA, "m": Stored("lora_magnitude_vector")}
@@ -158,10 +62,11 @@ LORA = Correspondence(
         "layer_replication": OFF, "target_parameters": OFF, "trainable_token_indices": OFF,
         "arrow_config": OFF, "velora_config": OFF, "monteclora_config": OFF, "kasa_config": OFF,
         "corda_config": OFF, "lora_ga_config": OFF, "megatron_config": OFF,
-        "ensure_weight_tying": OFF, "lora_dropout": OFF,
+        "lora_dropout": OFF,
     },
     without_effect=frozenset(
-        {"eva_config", "loftq_config", "megatron_core", "qalora_group_size", "runtime_config"}
+        {"ensure_weight_tying", "eva_config", "loftq_config", "megatron_core",
+         "qalora_group_size", "runtime_config"}
     ),
     patterns={"r": "rank_pattern", "lora_alpha": "alpha_pattern"},
     bias="lora",
@@ -213,6 +118,15 @@ OFT = Correspondence(
                 sources.neumann_oft(count), _ROTATION,
                 {"use_cayley_neumann": True, "num_cayley_neumann_terms": count,
                  "block_share": False},
+                **_BLOCKS,
+            )
+            for count in sources.NEUMANN_TERMS
+        ),
+        *(
+            Form(
+                sources.neumann_oft(count, shared=True), _ONE_ROTATION,
+                {"use_cayley_neumann": True, "num_cayley_neumann_terms": count,
+                 "block_share": True},
                 **_BLOCKS,
             )
             for count in sources.NEUMANN_TERMS
@@ -334,17 +248,24 @@ RANDLORA = Correspondence(
     forms=(
         Form("randlora", fits=sources.not_narrowing, **_RANDLORA),
         Form(sources.NARROWING_RANDLORA, fits=sources.narrowing, **_RANDLORA),
+        Form(sources.RANDLORA_OF_ANY_RANK, fits=sources.not_narrowing_by_any, **_RANDLORA),
+        Form(sources.NARROWING_RANDLORA_OF_ANY_RANK, fits=sources.narrowing_by_any, **_RANDLORA),
     ),
     neutral={"randlora_dropout": OFF},
     without_effect=frozenset(
         {"init_weights", "projection_prng_key", "save_projection", "sparse", "very_sparse"}
     ),
     written={"save_projection": True, "projection_prng_key": 0},
+    draw=randlora_pair,
     bias="randlora",
 )
 
+_SHARD = {"D": Stored("miss_block", TRANSPOSED)}
 MISS = Correspondence(
-    forms=(Form("miss", {"D": Stored("miss_block", TRANSPOSED)}, hypers={"r": "r"}),),
+    forms=(
+        Form("miss", _SHARD, hypers={"r": "r"}),
+        Form(sources.MISS_OF_ANY_RANK, _SHARD, hypers={"r": "r"}, derived={"M": summing}),
+    ),
     neutral={"init_weights": (True, False), "miss_dropout": OFF},
     without_effect=frozenset({"mini_r"}),
     transposed=False,
@@ -367,6 +288,8 @@ PROMPT_TUNING = Correspondence(
          "token_dim", "tokenizer_kwargs", "tokenizer_name_or_path"}
     ),
     written={"num_transformer_submodules": 1, "prompt_tuning_init": "RANDOM"},
+    whole_model=("CAUSAL_LM", "SEQ_2_SEQ_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"),
+    root="base_model.",
 )  # fmt: skip
 
 TABLE: dict[str, Correspondence] = {

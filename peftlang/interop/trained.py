@@ -1,22 +1,30 @@
 """Parameters of the base that an HF PEFT file holds whole: `modules_to_save`, biases, norms."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from peftlang.diagnostics import PeftError
-from peftlang.interop.table import Correspondence
-from peftlang.interop.targets import ends_with
+from peftlang.interop.correspondence import Correspondence
+from peftlang.interop.targets import own_modules
 from peftlang.runtime.store import STORE
-
-ROOT = "base_model.model."
 
 
 def base_parameters(model: nn.Module) -> dict[str, Tensor]:
-    """The base's own parameters by name."""
+    """The base's own parameters by name; tied ones once."""
     return {n: p for n, p in model.named_parameters() if not n.startswith(f"{STORE}.")}
+
+
+def tied_names(model: nn.Module) -> dict[str, list[str]]:
+    """Every name of each of the base's parameters, by the name that ``base_parameters`` has."""
+    first = {id(parameter): name for name, parameter in base_parameters(model).items()}
+    found: dict[str, list[str]] = {name: [] for name in first.values()}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if not name.startswith(f"{STORE}."):
+            found[first[id(parameter)]].append(name)
+    return found
 
 
 def copied_parameters(
@@ -59,36 +67,61 @@ def whole_parameters(
             code="I904",
             help="`none`, `all` and the method's own `…_only` have one",
         )
-    parameters, found = base_parameters(model), {}
+    parameters, ties = base_parameters(model), tied_names(model)
+    first = {name: own for own, names in ties.items() for name in names}
+    held: dict[str, dict[str, Tensor]] = {}
     saved = config.get("modules_to_save") or ()
     for key in list(remaining):
-        name = key.removeprefix(ROOT).replace(".base_layer.", ".")
-        if name not in parameters:
+        name = key.removeprefix(correspondence.root).replace(".base_layer.", ".")
+        if name not in first:
             continue
-        module = name.rpartition(".")[0]
+        parameter = parameters[first[name]]
         is_bias = bias != "none" and name.endswith("bias")
-        is_saved = any(_is_below(module, wanted) for wanted in saved)
-        if is_bias or is_saved:
-            found[name] = _checked(key, remaining.pop(key), parameters[name])
-        elif _equal(remaining[key], parameters[name]):
+        if is_bias or is_saved(name.rpartition(".")[0], saved):
+            held.setdefault(first[name], {})[name] = _checked(key, remaining.pop(key), parameter)
+        elif _equal(remaining[key], parameter):
             del remaining[key]
-    _check_saved(saved, found)
-    return found
+    _check_saved(saved, [name for values in held.values() for name in values], model)
+    return {own: _tied(ties[own], values) for own, values in held.items()}
 
 
-def _is_below(path: str, wanted: str) -> bool:
+def _tied(names: Sequence[str], values: Mapping[str, Tensor]) -> Tensor:
+    """The one value of a parameter that has several names.
+
+    Raises:
+        PeftError: I904, the folder changes it for some of its modules, or differently.
+    """
+    value = next(iter(values.values()))
+    if len(values) == len(names) and all(torch.equal(value, other) for other in values.values()):
+        return value
+    changed, others = next(iter(values)), [name for name in names if name not in values]
+    raise PeftError(
+        f"the folder has a `{changed}` of its own, which in this model is the same parameter as "
+        f"`{(others or list(values)[1:])[0]}`",
+        code="I904",
+        help="untie the base first, in Python: `head.weight = torch.nn.Parameter("
+        "head.weight.clone())`, then peftlang.from_hf; the two are then different parameters",
+    )
+
+
+def is_saved(path: str, saved: Iterable[str]) -> bool:
+    """Whether `modules_to_save` means a module: it, or one above it, ends like one of the names."""
     parts = path.split(".")
-    return any(ends_with(".".join(parts[:count]), wanted) for count in range(1, len(parts) + 1))
+    above = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+    return any(each.endswith(name) for name in saved for each in above)
 
 
-def _check_saved(saved: Any, found: Mapping[str, Tensor]) -> None:
+def _check_saved(saved: Iterable[str], found: Sequence[str], model: nn.Module) -> None:
+    """Names of no module at all are passed over: PEFT adds those of every kind of classifier."""
+    modules = [path for path, _ in own_modules(model)]
     for wanted in saved:
-        if not any(_is_below(name.rpartition(".")[0], wanted) for name in found):
+        there = any(path.endswith(wanted) for path in modules)
+        if there and not any(is_saved(name.rpartition(".")[0], [wanted]) for name in found):
             raise PeftError(
                 f"`modules_to_save` names `{wanted}`, and the folder holds no parameter of it that "
                 "this model has by that name",
                 code="I906",
-                help="a parameter that is tied to another has the other's name: untie them first",
+                help="the two files of the folder should come from one save_pretrained",
             )
 
 

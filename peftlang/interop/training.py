@@ -1,15 +1,15 @@
 """Parameters of the base that an adapter trains, as HF PEFT's options and tensors."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
 from peftlang.diagnostics import PeftError
-from peftlang.interop.table import Correspondence
+from peftlang.interop.correspondence import Correspondence
 from peftlang.interop.targets import own_modules
-from peftlang.interop.trained import ROOT, base_parameters
+from peftlang.interop.trained import base_parameters, tied_names
 from peftlang.ir.plan import TRAINED, Plan
 
 
@@ -50,10 +50,9 @@ def training_of(
         bias, covered = f"{correspondence.bias}_only", own
     modules = _whole_modules([n for n in trained if n not in covered], model)
     found = {}
-    for name, value in trained.items():
-        path, _, leaf = name.rpartition(".")
+    for path, leaf, value in _held(trained, model):
         inner = "base_layer." if path in targets else ""
-        found[f"{ROOT}{path}.{inner}{leaf}" if path else f"{ROOT}{leaf}"] = value
+        found[correspondence.root + (f"{path}.{inner}{leaf}" if path else leaf)] = value
     options: dict[str, Any] = {"bias": bias} if correspondence.bias else {}
     if modules:
         _check_ends(modules, model)
@@ -70,18 +69,42 @@ def whole_copies(
         PeftError: I909, a module trains in part.
     """
     modules = _whole_modules(list(plan.train), model)
+    norms = [path for path in modules if _is_norm(model.get_submodule(path))] or modules
+    rest = [path for path in modules if path not in norms]
     found = {}
-    for name in plan.train:
-        path, _, leaf = name.rpartition(".")
-        found[f"{ROOT}{path}.{correspondence.copies}.{leaf}"] = tensor(f"{TRAINED}.{name}")
-    return Training({}, found, modules)
+    for path, leaf, value in _held({n: tensor(f"{TRAINED}.{n}") for n in plan.train}, model):
+        inner = f"{correspondence.copies}." if path in norms else ""
+        found[f"{correspondence.root}{path}.{inner}{leaf}"] = value
+    if rest:
+        _check_ends(rest, model)
+    return Training({"modules_to_save": rest} if rest else {}, found, norms)
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return type(module).__name__.lower().endswith("norm")
+
+
+def _held(trained: Mapping[str, Tensor], model: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
+    """Path, leaf and value, once for each module that holds a parameter."""
+    ties = tied_names(model)
+    for own, value in trained.items():
+        for name in ties[own]:
+            path, _, leaf = name.rpartition(".")
+            yield path, leaf, value
 
 
 def _whole_modules(names: Sequence[str], model: nn.Module) -> list[str]:
-    modules = sorted({name.rpartition(".")[0] for name in names})
+    """Paths of the modules that train, those that hold a tied parameter all of them.
+
+    Raises:
+        PeftError: I909, one trains in part.
+    """
+    ties = tied_names(model)
+    every = {name for own in names for name in ties[own]}
+    modules = sorted({name.rpartition(".")[0] for name in every})
     for path in modules:
         for leaf, _ in model.get_submodule(path).named_parameters():
-            if f"{path}.{leaf}" not in names:
+            if f"{path}.{leaf}" not in every:
                 raise PeftError(
                     f"{path} trains in part, without its `{leaf}`; PEFT trains a module whole",
                     code="I909",

@@ -40,6 +40,12 @@ CASES: dict[str, tuple[Any, str]] = {
         ),
         'train  "layers.1.up.bias"',
     ),
+    "rslora, two ranks": (
+        lambda: peft.LoraConfig(
+            r=1, use_rslora=True, target_modules=QV, rank_pattern={"v": 3}, lora_alpha=7
+        ),
+        "rslora(r = 3, alpha = 7.0",
+    ),
     "embedding": (lambda: peft.LoraConfig(target_modules=["embed", "q"]), "embedding_lora("),
     "rslora of an embedding": (
         lambda: peft.LoraConfig(target_modules=["embed"], use_rslora=True), "embedding_rslora("
@@ -82,6 +88,14 @@ CASES: dict[str, tuple[Any, str]] = {
     "oft, 8 terms": (
         lambda: peft.OFTConfig(oft_block_size=4, target_modules=QV, num_cayley_neumann_terms=8),
         "oft_neumann_8(b = 4)",
+    ),
+    "oft, one block of 5 terms": (
+        lambda: peft.OFTConfig(oft_block_size=4, target_modules=QV, block_share=True),
+        "shared_oft_neumann_5(b = 4)",
+    ),
+    "oft, 2 terms": (
+        lambda: peft.OFTConfig(oft_block_size=4, target_modules=["q"], num_cayley_neumann_terms=2),
+        "oft_neumann_2(b = 4)",
     ),
     "boft": (
         lambda: peft.BOFTConfig(boft_block_size=4, boft_n_butterfly_factor=2, target_modules=QV),
@@ -127,8 +141,22 @@ CASES: dict[str, tuple[Any, str]] = {
         ),
         "narrowing_randlora(r = 4",
     ),
+    "randlora, parts that no module reads": (
+        lambda: peft.RandLoraConfig(r=4, target_modules=["up", "o"], save_projection=True),
+        "randlora(r = 4",
+    ),
+    "randlora, rank that divides nothing": (
+        lambda: peft.RandLoraConfig(
+            r=5, target_modules=["q", "v"], save_projection=True, sparse=True
+        ),
+        "narrowing_randlora_of_any_rank(n = 2, r = 5",
+    ),
+    "miss of any rank": (lambda: peft.MissConfig(r=5, target_modules=QV), "miss_of_any_rank(r = 5"),
     "miss": (lambda: peft.MissConfig(r=4, target_modules=QV), "miss(r = 4)"),
-    "ln_tuning": (lambda: peft.LNTuningConfig(target_modules=["norm"]), 'train  "layers.0.norm"'),
+    "ln_tuning": (
+        lambda: peft.LNTuningConfig(target_modules=["norm"], modules_to_save=["head"]),
+        'train  "layers.0.norm"',
+    ),
 }  # fmt: skip
 
 
@@ -191,10 +219,11 @@ def test_a_folder_computes_the_same_and_comes_back(name: str, tmp_path: Path) ->
 
     back = peftlang.to_hf(ours, tmp_path / "back", example_inputs=INPUTS)
     before, after = _tensors(folder), _tensors(back)
-    assert before.keys() - after.keys() <= _repeated(before), before.keys() ^ after.keys()
-    assert after.keys() <= before.keys()
-    for key, value in after.items():
-        assert torch.equal(value, before[key]), key
+    assert before.keys() - after.keys() <= _untouched(before), before.keys() ^ after.keys()
+    _check_equal(after, {key: before[key] for key in after})
+    assert _options(back) == _options(folder)
+    again = peftlang.from_hf(toy(), back, example_inputs=INPUTS)
+    _check_equal(*(peftlang.adapters(model)["default"].tensors() for model in (ours, again)))
     assert relative(loaded(back)(IDS), wanted) < 1e-5
     _check_gradients(theirs, ours)
 
@@ -203,10 +232,30 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
     return load_file(folder / "adapter_model.safetensors")
 
 
-def _repeated(tensors: dict[str, Tensor]) -> set[str]:
-    """What PEFT stores besides: projections again for each module, and untouched embeddings."""
-    kinds = ("randlora_A", "randlora_B", "base_layer.weight")
-    return {key for key in tensors if key.startswith("base_model.model.") and key.endswith(kinds)}
+def _untouched(tensors: dict[str, Tensor]) -> set[str]:
+    """Embeddings that did not change, which PEFT stores besides."""
+    return {key for key in tensors if key.endswith("base_layer.weight")}
+
+
+def _check_equal(left: Any, right: Any) -> None:
+    """Names, number types and every digit."""
+    assert left.keys() == right.keys()
+    for key, value in left.items():
+        assert value.dtype == right[key].dtype, key
+        assert torch.equal(value, right[key]), key
+
+
+SAID_OTHERWISE = {
+    "target_modules", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern",
+    "n_frequency_pattern", "block_size_pattern", "peft_version", "sparse",
+}  # fmt: skip
+"""Options that name the same modules in another way; and `sparse`, which is how tensors started."""
+
+
+def _options(folder: Path) -> dict[str, Any]:
+    """What PEFT reads, but for options whose meaning the outputs show."""
+    config = peft.PeftConfig.from_pretrained(folder).to_dict()
+    return {key: value for key, value in config.items() if key not in SAID_OTHERWISE}
 
 
 def _check_gradients(theirs: Any, ours: nn.Module) -> None:
