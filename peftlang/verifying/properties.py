@@ -37,8 +37,14 @@ def check_of(contract: Contract, subject: Subject) -> Check:
         "rank": _rank,
     }
     if contract.property == "equivalent":
-        return lambda placed: _equivalent(placed, contract, subject)
-    return lambda placed: found[contract.property](placed, contract)
+        return lambda placed: _equivalent(placed, _here(contract, placed), subject)
+    return lambda placed: found[contract.property](placed, _here(contract, placed))
+
+
+def _here(contract: Contract, placed: Placed) -> Contract:
+    """The contract with the hyper-parameters of the site's own method."""
+    own = (c for c in placed.method.contracts if (c.text, c.span) == (contract.text, contract.span))
+    return next(own, contract)
 
 
 class GradientsFlow:

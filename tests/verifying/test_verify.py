@@ -112,6 +112,24 @@ def test_tensors_correspond_as_the_contract_says() -> None:
     assert caught.value.code == "M308"
 
 
+def test_a_contract_has_the_numbers_of_the_site_that_is_tried() -> None:
+    """Not those of the defaults: here equal for each value of `s`, and for no value but 2."""
+    text = """method scaled(s: float = 2.0) {
+    param g[d_h] ~ zeros
+    position attn.q
+    composition h = h + s * g
+}
+method m(s: float = 2.0) {
+    param g[d_h] ~ zeros
+    position attn.q
+    composition h = h + s * g
+    ensure equivalent(scaled(s = VALUE))
+}
+"""
+    assert verify(text.replace("VALUE", "s"), whole=False, entry="m", examples=20).holds
+    assert not verify(text.replace("VALUE", "2.0"), whole=False, entry="m", examples=20).holds
+
+
 @pytest.mark.parametrize("name", LIBRARY)
 def test_the_library_keeps_its_promises(name: str) -> None:
     report = verify(name, examples=4, whole=False)
