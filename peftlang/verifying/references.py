@@ -84,6 +84,7 @@ class SiteFacts(Known):
         scale: At an attention product, what the site multiplies its scores by.
         ids: Each token's id, ``[batch, tokens]``.
         causal: Whether no token sees a later one.
+        grid: Tokens before an image's patches, rows and columns of these, and tokens after them.
         training: Whether dropout is on.
     """
 
@@ -95,6 +96,7 @@ class SiteFacts(Known):
     scale: float
     ids: Tensor
     causal: bool
+    grid: tuple[int, int, int, int]
     training: bool = False
 
 

@@ -8,11 +8,9 @@ from torch.nn import functional
 def reference(site, params, x, h):
     z = functional.gelu(x @ params.W_d.T + params.b_d)
     n, middle = params.K.shape[-1], (params.K.shape[-1] - 1) // 2
-    tokens = z.shape[1]
-    first, columns = (1, 2) if tokens > 2 else (0, 1)
-    rows = (tokens - first) // columns
+    first, rows, columns, _ = site.grid
     mixed = []
-    for t in range(tokens):
+    for t in range(z.shape[1]):
         place, total = t - first, 0
         if not 0 <= place < rows * columns:
             mixed.append(z[:, t] @ params.K[:, :, middle, middle].T)

@@ -1,0 +1,88 @@
+"""Every spec computes in a model what its reference says at one site: outputs, and all gradients.
+
+There is no Python here for any one spec. The reference in ``tests/references`` is called at each
+site of a plain copy of the model, by hooks on modules that were named by hand; the adapted model is
+held to that. What is no value of a module (tokens that are put before others) is compared by
+``reference_model`` or in tests of its own.
+"""
+
+import contextlib
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import peftlang
+from peftlang.models import build, example_inputs
+from peftlang.verifying.files import PythonReference
+from peftlang.verifying.fitted import varied
+from tests.methods.harness import randomise
+from tests.methods.library_specs import LARGEST, library, small_arguments
+from tests.methods.references.anatomy import ANATOMIES
+from tests.methods.references.in_place import InPlace, gradients
+from tests.methods.references.weights import relative_error
+from tests.methods.test_behaviour import extra_inputs
+from tests.oracles.plain import REFERENCES
+from tests.recorded import lent
+
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+
+CLOSE = 1e-9
+NOWHERE = {"S402", "S403", "S405", "S407", "S408", "S412", "S413", "S415", "S416", "S417"}
+
+WITH_SITES = [
+    path for path in library() if PythonReference(REFERENCES / f"{path.stem}.py").has("reference")
+]
+
+
+def with_special_tokens(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Some tokens have the id that whole-number arguments are cut to, so that it is chosen."""
+    for name, ids in inputs.items():
+        if name.endswith("input_ids"):
+            ids[0, 2] = ids[1, 1] = LARGEST
+    return inputs
+
+
+def numbers(inputs: dict[str, Any]) -> dict[str, Any]:
+    """In float64, where rounding hides nothing; whole numbers and flags as they are."""
+    floating = {k for k, v in inputs.items() if isinstance(v, Tensor) and v.is_floating_point()}
+    return {k: v.double() if k in floating else v for k, v in inputs.items()}
+
+
+@pytest.mark.parametrize("preset", ANATOMIES)
+@pytest.mark.parametrize("path", WITH_SITES, ids=lambda path: path.stem)
+def test_equals_its_reference_at_every_site(path: Path, preset: str) -> None:
+    def make() -> nn.Module:
+        return build(preset).double().eval()
+
+    base = make()
+    inputs = numbers(with_special_tokens(varied(example_inputs(base), base)))
+    with contextlib.ExitStack() as stack:
+        try:
+            lending = lent((preset, torch.float64), make, path, **small_arguments(path))
+            model, adapter = stack.enter_context(lending)
+        except peftlang.PeftError as refused:
+            if refused.code in NOWHERE:
+                pytest.skip(f"{preset} has no place for it: {refused.message}")
+            raise
+        randomise(adapter.tensors(), scale=0.1)
+        given, tensors = numbers(extra_inputs(adapter)), dict(adapter.tensors())
+        there = InPlace(
+            copy.deepcopy(base).requires_grad_(False), ANATOMIES[preset], adapter.plan,
+            PythonReference(REFERENCES / f"{path.stem}.py"), tensors, inputs, given,
+        )  # fmt: skip
+        with torch.no_grad():
+            plain = base(**inputs).logits
+        wanted, slopes = there.run()
+        output = model(**inputs, **given).logits
+        got = gradients(output, tensors)
+    assert relative_error(plain, wanted) > 1e-6, "the reference changes nothing"
+    assert relative_error(output.detach(), wanted) < CLOSE
+    largest = max((float(slope.abs().max()) for slope in slopes.values()), default=0.0)
+    assert got.keys() == slopes.keys()
+    for name, slope in slopes.items():
+        error = float((got[name] - slope).abs().max())
+        assert error <= CLOSE * max(float(slope.abs().max()), 0.01 * largest), name
