@@ -2,8 +2,7 @@
 
 There is no Python here for any one spec. The reference in ``tests/references`` is called at each
 site of a plain copy of the model, by hooks on modules that were named by hand; the adapted model is
-held to that. What is no value of a module (tokens that are put before others) is compared by
-``reference_model`` or in tests of its own.
+held to that.
 """
 
 import contextlib

@@ -63,6 +63,8 @@ class Anatomy:
     heads: tuple[str, ...]
     extra: tuple[Projection, ...] = ()
     """Projections outside the layers, such as a pooler."""
+    through: tuple[str, str] = ("", "")
+    """What an image's tokens come from, and what reads them after the last layer."""
 
     def linears(self) -> list[Projection]:
         found: list[Projection] = []
@@ -224,5 +226,6 @@ ANATOMIES: dict[str, Anatomy] = {
         tuple(map(_vit_layer, (0, 1))),
         (*_each("vit.layers.{}.{}", "layernorm_before", "layernorm_after"), "vit.layernorm"),
         ("classifier",),
+        through=("vit.embeddings", "vit.layernorm"),
     ),
 }

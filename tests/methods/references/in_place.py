@@ -77,6 +77,7 @@ class InPlace:
     inputs: dict[str, Any]
     given: dict[str, Tensor]
     leaves: dict[str, Tensor] = field(init=False)
+    _prompts: list[Here] = field(init=False, default_factory=list)
     _seen: dict[tuple[str, str], Tensor] = field(init=False, default_factory=dict)
     _states: dict[tuple[str, str | None, str], Tensor] = field(init=False, default_factory=dict)
 
@@ -97,8 +98,28 @@ class InPlace:
     def run(self) -> tuple[Tensor, dict[str, Tensor]]:
         """The output, and the gradients of a fixed projection of it by name."""
         base = {name: self.leaves[f"{TRAINED}.{name}"] for name in self.plan.train}
-        output = functional_call(self.model, base, (), self.inputs).logits
+        given, added = dict(self.inputs), 0
+        for here in self._prompts:
+            added = self._prompted(here, given)
+        output = functional_call(self.model, base, (), given).logits[:, added:]
         return output.detach(), gradients(output, self.leaves)
+
+    def _prompted(self, here: Here, given: dict[str, Any]) -> int:
+        """Give the model embeddings with tokens in front; how many of its outputs they are.
+
+        An image's are put before its patches where they enter the layers, and cut where they leave.
+        """
+        if "pixel_values" in given:
+            first, last = (self.model.get_submodule(path) for path in self.anatomy.through)
+            first.register_forward_hook(lambda _, args, h: self.ask(here, {"h": h})["h"])
+            tokens = (given["pixel_values"].shape[-1] // 4) ** 2 + 1
+            last.register_forward_pre_hook(lambda _, args: (args[0][:, -tokens:],))
+            return 0
+        ids = given.pop("input_ids")
+        plain = self.model.get_input_embeddings()(ids)  # type: ignore[operator]
+        longer = given["inputs_embeds"] = self.ask(here, {"h": plain})["h"]
+        given.pop("attention_mask", None)
+        return 0 if "decoder_input_ids" in given else longer.shape[1] - plain.shape[1]
 
     def _everywhere(self) -> Iterator[Here]:
         for placement in self.plan.placements:
@@ -145,10 +166,11 @@ class InPlace:
         elif role == "ffn.act":
             path = self._layer(here.site).ffn.down.path
             splice.change_input(self.model, path, lambda h: self.ask(here, {"h": h})["h"])
-        elif role in {"norm", "embed"}:
-            self._place_module(here)
+        elif role == "prompt":
+            self._prompts.append(here)
         else:
-            pytest.skip(f"a `{role}` has no place that a hook could change")
+            assert role in {"norm", "embed"}, role
+            self._place_module(here)
 
     def _place_projection(self, here: Here) -> None:
         projection = self._projection(here.site)
