@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node, map_arg
 
+from peftlang.capture import hint_of
 from peftlang.ir.plan import Rows
 from peftlang.passes.dataflow.flow import Flow, shape_of
 
@@ -20,7 +21,7 @@ def rows_reaching(flow: Flow, source: Node, sinks: Sequence[Node]) -> list[list[
     arrive: so any layout comes out right, contiguous, interleaved by head, or grouped.
 
     Args:
-        flow: A graph with concrete sizes.
+        flow: A graph; where it is of any size, the sizes that it was captured with are taken.
         source: A node ``[..., features]``.
         sinks: Nodes downstream of it.
 
@@ -30,8 +31,9 @@ def rows_reaching(flow: Flow, source: Node, sinks: Sequence[Node]) -> list[list[
     between = _between(flow, source, sinks)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(0)
-        start = torch.randn(shape_of(source), dtype=torch.float64, requires_grad=True)
         try:
+            shape = [hint_of(size) for size in shape_of(source)]
+            start = torch.randn(shape, dtype=torch.float64, requires_grad=True)
             values = _run(between, {source: start})
             return [_touched(start, values[sink]) for sink in sinks]
         except Exception:
@@ -120,11 +122,11 @@ def _on_cpu(value: Any) -> Any:
 
 def _stand_in(value: Any) -> Any:
     if isinstance(value, Tensor):
-        shape = tuple(int(size) for size in value.shape)
+        shape = tuple(hint_of(size) for size in value.shape)
         if value.is_floating_point():
             return torch.randn(shape, dtype=torch.float64)
         return torch.ones(shape, dtype=value.dtype)
-    return value
+    return hint_of(value) if isinstance(value, torch.SymInt) else value
 
 
 def _touched(start: Tensor, value: Tensor) -> list[int]:

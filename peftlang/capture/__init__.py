@@ -6,7 +6,7 @@ from peftlang.capture.compiled import (
     inner_backend,
     only_inlined,
 )
-from peftlang.capture.examples import Sizes, graph_inputs, stand_in
+from peftlang.capture.examples import Sizes, graph_inputs, hint_of, stand_in
 from peftlang.capture.facts import (
     CapturedGraph,
     GraphFacts,
@@ -30,6 +30,7 @@ __all__ = [
     "fastpath_disabled",
     "graph_inputs",
     "graphs_of",
+    "hint_of",
     "inner_backend",
     "only_inlined",
     "stand_in",

@@ -117,7 +117,7 @@ def facts_of(bench: Bench) -> SiteFacts:
     tokens = bench.tokens
     return SiteFacts(
         placed.situation.role, placed.situation.use, {**made, **own, **at}, args, bench.mask,
-        bench.scale, tokens.ids, tokens.causal(), placed.situation.training,
+        bench.scale, tokens.ids, tokens.causal(), tokens.grid(), placed.situation.training,
     )  # fmt: skip
 
 

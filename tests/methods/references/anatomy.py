@@ -63,7 +63,7 @@ class Anatomy:
     heads: tuple[str, ...]
     extra: tuple[Projection, ...] = ()
     """Projections outside the layers, such as a pooler."""
-    through: tuple[str, str] = ("", "")
+    through: tuple[str, ...] = ()
     """What an image's tokens come from, and what reads them after the last layer."""
 
     def linears(self) -> list[Projection]:

@@ -1,6 +1,6 @@
 """The reference of one site, at every site of a whole model: by hooks, at places found by hand."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import isqrt
 from typing import Any
@@ -65,7 +65,6 @@ class InPlace:
         plan: Which sites there are, and which tensor each has.
         reference: The equation at one site.
         tensors: Every tensor of the adapter by the name of its group.
-        inputs: The call's inputs.
         given: What the spec declares as ``input``.
     """
 
@@ -74,8 +73,8 @@ class InPlace:
     plan: Plan
     reference: PythonReference
     tensors: dict[str, Tensor]
-    inputs: dict[str, Any]
     given: dict[str, Tensor]
+    inputs: dict[str, Any] = field(init=False, default_factory=dict)
     leaves: dict[str, Tensor] = field(init=False)
     _prompts: list[Here] = field(init=False, default_factory=list)
     _seen: dict[tuple[str, str], Tensor] = field(init=False, default_factory=dict)
@@ -95,8 +94,10 @@ class InPlace:
             for tapped in here.placement.taps.get(here.site.id, {}).values():
                 self._record(self.plan.concerned[tapped.site], tapped.value)
 
-    def run(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """The output, and the gradients of a fixed projection of it by name."""
+    def run(self, inputs: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The output of a call, and the gradients of a fixed projection of it by name."""
+        self.inputs = inputs
+        self._states.clear()
         base = {name: self.leaves[f"{TRAINED}.{name}"] for name in self.plan.train}
         given, added = dict(self.inputs), 0
         for here in self._prompts:
@@ -105,15 +106,8 @@ class InPlace:
         return output.detach(), gradients(output, self.leaves)
 
     def _prompted(self, here: Here, given: dict[str, Any]) -> int:
-        """Give the model embeddings with tokens in front; how many of its outputs they are.
-
-        An image's are put before its patches where they enter the layers, and cut where they leave.
-        """
+        """Give the model embeddings with tokens in front; how many of its outputs they are."""
         if "pixel_values" in given:
-            first, last = (self.model.get_submodule(path) for path in self.anatomy.through)
-            first.register_forward_hook(lambda _, args, h: self.ask(here, {"h": h})["h"])
-            tokens = (given["pixel_values"].shape[-1] // 4) ** 2 + 1
-            last.register_forward_pre_hook(lambda _, args: (args[0][:, -tokens:],))
             return 0
         ids = given.pop("input_ids")
         plain = self.model.get_input_embeddings()(ids)  # type: ignore[operator]
@@ -168,6 +162,8 @@ class InPlace:
             splice.change_input(self.model, path, lambda h: self.ask(here, {"h": h})["h"])
         elif role == "prompt":
             self._prompts.append(here)
+            if self.anatomy.through:
+                self._place_before_patches(here)
         else:
             assert role in {"norm", "embed"}, role
             self._place_module(here)
@@ -217,8 +213,21 @@ class InPlace:
             self.model, path, path, lambda x, h: self.ask(here, {"x": x, "h": h})["h"]
         )
 
+    def _place_before_patches(self, here: Here) -> None:
+        """Put tokens before an image's where these enter the layers, and cut them off after."""
+        first, last = (self.model.get_submodule(path) for path in self.anatomy.through)
+        own: list[int] = []
+
+        def longer(_: nn.Module, args: tuple[Any, ...], h: Tensor) -> Tensor:
+            own[:] = [h.shape[1]]
+            return self.ask(here, {"h": h})["h"]
+
+        first.register_forward_hook(longer)
+        last.register_forward_pre_hook(lambda _, args: (args[0][:, -own[0] :],))
+
     def _place_core(self, here: Here) -> None:
-        attention, seen = self._attention(here.site), {}
+        attention = self._attention(here.site)
+        seen: dict[str, Tensor] = {}
         query = self.model.get_submodule(attention.q.path)
         query.register_forward_pre_hook(lambda _, args: seen.update(x=args[0]))
         kv_heads = here.site.dims["kv_heads"]
@@ -226,7 +235,9 @@ class InPlace:
         def core(call: AttentionCall) -> Tensor:
             groups = call.q.shape[1] // kv_heads
             h = splice.plain_core(call).transpose(1, 2)
-            q, k, v = (t.transpose(1, 2) for t in (call.q, call.k[:, ::groups], call.v[:, ::groups]))
+            q, k, v = (
+                t.transpose(1, 2) for t in (call.q, call.k[:, ::groups], call.v[:, ::groups])
+            )
             values: Values = {"x": seen["x"], "q": q, "k": k, "v": v, "h": h}
             for part, projection in (("W_k", attention.k), ("W_v", attention.v)):
                 values[part] = splice.weight(self.model, projection)
@@ -337,5 +348,3 @@ def gradients(output: Tensor, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
     )
     pairs = zip(trained.items(), found, strict=True)
     return {n: torch.zeros_like(v) if g is None else g for (n, v), g in pairs}
-
-
