@@ -316,3 +316,19 @@ def load(
         raise
     assert had or state.STATE in model.__dict__
     return model
+
+
+def base_of(folder: str | Path) -> str:
+    """The name of the model that a saved adapter was made on: a hub id, a folder, or a preset.
+
+    Raises:
+        PeftError: D601, D602, D605, as for ``load``; D606, the model had no name.
+    """
+    name = str(disk.read(Path(folder)).base.get("name") or "")
+    if not name:
+        raise PeftError(
+            f"{folder} does not say which model it was made on",
+            code="D606",
+            help="name the model: `--model ID`",
+        )
+    return name

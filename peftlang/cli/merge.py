@@ -48,7 +48,7 @@ def merge_command(
         from peftlang import merging, pipeline
         from peftlang.models import load_model
 
-        base = load_model(model or _base_of(folder))
+        base = load_model(model or pipeline.base_of(folder))
         adapted = pipeline.load(base, folder)
     with working("folding"):
         refused = merging.why_not_mergeable(adapted)
@@ -71,24 +71,6 @@ def merge_command(
         f"{len(report.rounding)} parameters changed; the largest rounding error is {worst:.3g}\n"
         f"wrote {output}"
     )
-
-
-def _base_of(folder: Path) -> str:
-    """The name of the model that an adapter was made on.
-
-    Raises:
-        PeftError: D601, D602, D605, the folder cannot be read; D606, its base had no name.
-    """
-    from peftlang.runtime import disk
-
-    name = str(disk.read(folder).base.get("name") or "")
-    if not name:
-        raise PeftError(
-            f"{folder} does not say which model it was made on",
-            code="D606",
-            help="name the model: `--model ID`",
-        )
-    return name
 
 
 def _check_free(output: Path) -> None:
