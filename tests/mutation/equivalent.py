@@ -51,13 +51,15 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         r"insertion (sequential|parallel)",
         ("adalink", "adapterfusion", "bridger", "compacter", "control_prefixes", "cpe_clip",
          "deep_prompts", "deft", "difffit", "ia3", "iaa", "loreft", "meet", "mixphm", "mmrl",
-         "mov", "multi_head_parallel_adapter", "p_tuning", "pfeiffer", "polyhistor", "prefix",
+         "mov", "multi_head_parallel_adapter", "p_tuning", "pfeiffer", "polyhistor_lite",
+         "prefix",
          "prefix_gated", "prefix_mlp", "prompt_tuning", "pvp", "road", "surm_adapter",
          "uniadapter", "uniadapter_cross", "vl_adapter"),
     ),
     Equivalent(
         "the use reads `h`, and no `x`, which is all that the insertion form chooses",
-        r"(gain|density\(w = w, eps = eps\) at ffn\.act|to_(image|text)\(r = r\) at block in .*|"
+        r"(gain|density\(w = w, eps = eps\) at ffn\.act|"
+        r"to_(image|text)\(m = m, e = e\) at block in .*|"
         r"(cross|uniadapter)\(r = r, s = s\) at ffn in \w+) with insertion sequential",
         ("bridger", "deft", "difffit", "uniadapter_cross"),
     ),

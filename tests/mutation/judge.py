@@ -30,8 +30,9 @@ from peftlang.verifying.subject import roles_of
 from tests.mutation.training import trained_otherwise
 from tests.oracles.plain import REFERENCES
 
-INTEGERS = (4, 3, 5, 2, 7)
-"""Values of integer hyper-parameters: small, and as different from each other as sizes allow."""
+INTEGERS = (4, 3, 5, 7, 10, 2)
+"""Values of integer hyper-parameters: small, and as different from each other, and from the sizes
+below, as divisions allow."""
 
 _SIZES = {"heads": 6, "kv_heads": 2, "d_head": 8, "layers": 9, "layer": 6, "vocab": 13,
           "batch": 2, "tokens": 11, "keys": 11, "d_x": 16, "d_h": 24}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Polyhistor: Liu et al. 2022, an adapter made from the task, and widened by a kernel."""
+"""Polyhistor: Liu et al. 2022, section 4.1: a row's adapter, from its task, in two factors."""
 
 import torch
 from torch.distributions import Normal
@@ -6,17 +6,16 @@ from torch.distributions import Normal
 
 def reference(site, params, h, task):
     rows = []
-    for row, number in zip(h, task, strict=True):
+    for row, number in zip(h, task.tolist(), strict=True):
         code = params.z[number]
-        down = (params.P_d @ code).reshape(site.n, site.p) @ (params.Q_d @ code).reshape(site.p, -1)
-        up = (params.P_u @ code).reshape(-1, site.p) @ (params.Q_u @ code).reshape(site.p, site.n)
-        wide, back = torch.kron(params.K_d, down), torch.kron(params.K_u, up)
-        rows.append(row + torch.relu(row @ wide.T) @ back.T)
+        thin = row @ (params.Q_d @ code).view(site.p, -1).T @ (params.P_d @ code).view(-1, site.p).T
+        wide = torch.relu(thin) @ (params.Q_u @ code).view(site.p, site.n).T
+        rows.append(row + wide @ (params.P_u @ code).view(-1, site.p).T)
     return torch.stack(rows)
 
 
 def initial(site, W, b):
-    n, d, p, t = site.n, site.d, site.p, site.t
+    n, d, p, t = site.n, site.d_h, site.p, site.t
     small = Normal(0.0, 0.1)
     return {
         "z": Normal(0.0, 1.0).expand([site.tasks, t]),
@@ -24,10 +23,8 @@ def initial(site, W, b):
         "Q_d": small.expand([p * d, t]),
         "P_u": torch.zeros(d * p, t),
         "Q_u": small.expand([p * n, t]),
-        "K_d": torch.eye(site.d_h // d),
-        "K_u": torch.eye(site.d_h // d),
     }
 
 
 POSITIONS = ("attn", "ffn")
-SHARED = dict.fromkeys(("z", "P_d", "Q_d", "P_u", "Q_u"), "model")
+SHARED = {"z": "model", **dict.fromkeys(("P_d", "Q_d", "P_u", "Q_u"), "stack")}

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm, linear
+from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
 
 import peftlang
 from peftlang.models import build
@@ -86,6 +86,11 @@ def test_tokens_of_both_towers_are_deep_prompts(tokens: Any, options: dict[str, 
     same_gradients(tensors, ours, theirs)
 
 
+def per_head(tokens: Tensor, weight: Tensor) -> Tensor:
+    """``[batch, heads, tokens, e]`` of tokens ``[batch, tokens, r]`` by ``[heads, e, r]``."""
+    return linear(tokens, weight.flatten(0, 1)).unflatten(-1, weight.shape[:2]).transpose(1, 2)
+
+
 class Bridged:
     """The plain preset with a bridge on hooks, called until every layer has read what it reads.
 
@@ -109,13 +114,13 @@ class Bridged:
         def after(_module: nn.Module, _given: Any, h: Tensor) -> Tensor:
             at = f"{use}.{tower}.encoder.layers.{layer}.block"
             if f"{at}.D" in self.tensors and source in self.made:
-                D, T, Q, K, V, U = (self.tensors[f"{at}.{name}"] for name in "DTQKVU")
+                D, T, Q, K, V, back, U = (self.tensors[f"{at}.{name}"] for name in "DTQKVOU")
                 before = self.states.get(tower, torch.zeros(R)) if layer else torch.zeros(R)
                 y = layer_norm(linear(h, D) + before, (R,))
                 self.states[tower] = y
                 z = linear(self.made[source], T)
-                scores = linear(y, Q) @ linear(z, K).transpose(1, 2) / R**0.5
-                h = h + linear(y * (scores.softmax(-1) @ linear(z, V)), U)
+                heads = scaled_dot_product_attention(per_head(y, Q), per_head(z, K), per_head(z, V))
+                h = h + linear(y * linear(heads.transpose(1, 2).flatten(2), back), U)
             self.made[tower, layer] = h
             return h
 
@@ -129,7 +134,7 @@ class Bridged:
 
 
 def test_a_bridge_reads_what_the_other_tower_makes() -> None:
-    model, tensors = adapted("bridger", r=R)
+    model, tensors = adapted("bridger", m=2, e=R // 2)
     found, wanted = answer(model), Bridged(tensors).answer()
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
     ours = torch.autograd.grad(found.square().sum(), list(tensors.values()))

@@ -255,9 +255,11 @@ def _index(call: Evaluation) -> Any:
 
 def _check_entry(call: Evaluation, at: int) -> None:
     dim = call.types[0].dims[0]
-    if not 0 <= at < call.size(dim):
-        raise PeftError(f"this takes entry number {at} of `{dim}`, which is {call.size(dim)}",
-                        code="S408", help="entries are counted from 0")  # fmt: skip
+    if not -call.size(dim) <= at < call.size(dim):
+        raise PeftError(
+            f"this takes entry number {at} of `{dim}`, which is {call.size(dim)}", code="S408",
+            help="entries are counted from 0, or from the end with a sign",
+        )  # fmt: skip
 
 
 TENSORS = (
