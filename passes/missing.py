@@ -57,6 +57,8 @@ def found_instead(role: str, graphs: Sequence[CapturedGraph], sites: Sequence[Si
     """What the graphs have that comes near to a role they do not have, as a sentence, or ""."""
     if role.startswith(("attn.", "cross_attn.")) and not any(s.role == "attn.core" for s in sites):
         return _bare_product(graphs)
+    if role.startswith("expert."):
+        return _in_no_graph(graphs)
     branches = [site for site in sites if site.role == "ffn"]
     experts = "; `expert.up` and its like are single experts'"
     experts = experts if any(s.role.startswith("expert.") for s in sites) else ""
@@ -66,6 +68,17 @@ def found_instead(role: str, graphs: Sequence[CapturedGraph], sites: Sequence[Si
             f"projection applies it; `ffn` is the whole branch{experts}"
         )
     return ""
+
+
+def _in_no_graph(graphs: Sequence[CapturedGraph]) -> str:
+    read = {name for graph in graphs for name in graph.facts.parameters.values()}
+    left = [name for name in graphs[0].facts.names.parameters.values() if name not in read]
+    if not left:
+        return ""
+    return (
+        f"`{left[0]}` is in none of its graphs: torch leaves a loop that depends on a tensor's "
+        "values, as one over the experts that were chosen, to plain Python"
+    )
 
 
 def _bare_product(graphs: Sequence[CapturedGraph]) -> str:

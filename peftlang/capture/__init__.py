@@ -7,6 +7,7 @@ from peftlang.capture.compiled import (
     only_inlined,
 )
 from peftlang.capture.examples import Sizes, graph_inputs, hint_of, stand_in
+from peftlang.capture.experts import at_once, experts_of
 from peftlang.capture.facts import (
     CapturedGraph,
     GraphFacts,
@@ -23,9 +24,11 @@ __all__ = [
     "GraphFacts",
     "ModelNames",
     "Sizes",
+    "at_once",
     "capture",
     "compile_function",
     "copied",
+    "experts_of",
     "facts_for",
     "fastpath_disabled",
     "graph_inputs",

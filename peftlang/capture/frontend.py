@@ -19,6 +19,7 @@ import torch._dynamo as dynamo
 from torch import nn
 from torch.fx import GraphModule, Node, map_arg
 
+from peftlang.capture.experts import at_once, experts_of
 from peftlang.capture.facts import CapturedGraph, ModelNames, graphs_of
 from peftlang.diagnostics import PeftError
 
@@ -161,6 +162,7 @@ def _compiled(run: Callable[[], Any], backend: Callable[..., Any]) -> Callable[[
 def _undisturbed(model: nn.Module, *, training: bool) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(_state_kept(model))
+        stack.enter_context(at_once(experts_of(model), loops_only=False))
         # What Dynamo has to say about a model is said when the model runs.
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")

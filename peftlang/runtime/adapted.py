@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftlang.capture import RECOMPILE_LIMIT, ModelNames
+from peftlang.capture import RECOMPILE_LIMIT, ModelNames, at_once, experts_of
 from peftlang.diagnostics import PeftError, did_you_mean
 from peftlang.ir.method import InputDef
 from peftlang.ir.plan import Plan, Site
@@ -82,6 +82,7 @@ class Adapted:
         self.streams: dict[str, Tensor] = {}
         self.terms: dict[str, Tensor] = {}
         self.backend = GraphBackend(self)
+        self._experts = experts_of(root)
         self._was_trainable = {n: p.requires_grad for n, p in root.named_parameters()}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Adapted":
@@ -96,6 +97,7 @@ class Adapted:
         twin.inside, twin.inputs, twin.given = False, dict(self.inputs), {}
         twin.rooms, twin.streams, twin.terms = {}, {}, {}
         twin.backend = GraphBackend(twin)
+        twin._experts = experts_of(root)
         return twin
 
     def __reduce__(self) -> Any:
@@ -278,7 +280,8 @@ class Adapted:
     def _running(self) -> Iterator[None]:
         before, self.inside = self.inside, True
         try:
-            yield
+            with at_once(self._experts, loops_only=True):
+                yield
         finally:
             self.inside = before
 

@@ -157,3 +157,64 @@ def test_what_is_no_change_of_weights_is_refused(
     with pytest.raises(PeftError, match=why) as caught:
         peftlang.compile(shallow(), spec, **options)
     assert caught.value.code == "S418"
+
+
+EVERYWHERE = """
+from lora import lora
+from perft_e import perft_e
+from houlsby import houlsby
+
+adapter everywhere() {
+    lora(r = 2) at expert.up, expert.gate, expert.down, router
+    perft_e(r = 2) at ffn
+    houlsby(r = 2) at block
+}
+"""
+
+
+@pytest.mark.parametrize("implementation", ["eager", "batched_mm"])
+def test_however_experts_run_their_adapters_do_the_same(implementation: str) -> None:
+    """A loop over the experts that tokens were given to is no graph: its products are."""
+    found = []
+    for chosen in ("grouped_mm", implementation):
+        model = shallow()
+        model.set_experts_implementation(chosen)
+        model = peftlang.compile(model, EVERYWHERE)
+        tensors = noisy(model)
+        made = answer(model)
+        gradients = torch.autograd.grad(made.square().sum(), list(tensors.values()))
+        assert all(gradient.abs().max() > 0 for gradient in gradients)
+        assert model.get_experts_implementation()[""] == chosen
+        with peftlang.disabled(model):
+            base = answer(model)
+        found.append((made, gradients, base))
+    (made, gradients, base), (same, wanted, plain) = found
+    torch.testing.assert_close(made, same, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(base, plain, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(made, base, atol=1e-2)
+    for ours, theirs in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+class Looping(nn.Module):
+    """Experts of which the first token's values say which one runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.up, self.down = (nn.Parameter(torch.randn(2, 8, 8)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.inner(x)
+        for expert in (h[0, 0] > 0).nonzero()[:, 0]:
+            inside = nn.functional.linear(h, self.up[expert % 2]).relu()
+            h = h + nn.functional.linear(inside, self.down[expert % 2])
+        return self.head(h)  # type: ignore[no-any-return]
+
+
+def test_experts_in_a_loop_of_the_models_own_are_said_to_be_in_no_graph() -> None:
+    with pytest.raises(PeftError, match=r"`up` is in none of its graphs") as caught:
+        peftlang.compile(
+            Looping(), "lora", at="expert.up", example_inputs={"x": torch.randn(2, 3, 8)}
+        )
+    assert caught.value.code == "S407"
