@@ -155,16 +155,19 @@ def at_task(spec: str, role: str, tensors: dict[str, Tensor], task: int) -> Benc
     return site
 
 
-@pytest.mark.parametrize("d", [12, 4])
-def test_what_polyhistor_generates_is_a_plain_adapter(d: int) -> None:
+@pytest.mark.parametrize(
+    ("spec", "width"),
+    [("polyhistor", {}), ("polyhistor_lite", {"d": 12}), ("polyhistor_lite", {"d": 4})],
+)
+def test_what_polyhistor_generates_is_a_plain_adapter(spec: str, width: dict[str, int]) -> None:
     """With d the layer's own width the scale is 1: one generated matrix, times a number."""
-    site = at("polyhistor", "ffn", n=2, d=d, p=2, t=3, tasks=3)
+    site = at(spec, "ffn", n=2, p=2, t=3, tasks=3, **width)
     site.inputs["task"] = tasks(1, 1)
     down, up = (named(site, name)[0] for name in "DU")
-    width = 2 * (12 // d)
-    assert down.shape == (width, 12)
-    biases = {"b_d": torch.zeros(width).double(), "b_u": torch.zeros(12).double()}
-    alike(site, "houlsby", "ffn", r=width, act="relu", given={"W_d": down, "W_u": up, **biases})
+    inner = 2 * 12 // width.get("d", 12)
+    assert down.shape == (inner, 12)
+    biases = {"b_d": torch.zeros(inner).double(), "b_u": torch.zeros(12).double()}
+    alike(site, "houlsby", "ffn", r=inner, act="relu", given={"W_d": down, "W_u": up, **biases})
 
 
 def test_one_task_of_vl_adapter_is_an_adapter_and_tasks_share_the_rest() -> None:
@@ -234,14 +237,14 @@ def test_without_its_own_part_each_layer_of_mmrl_has_the_towers_projector() -> N
 
 def test_bridges_without_their_last_map_leave_both_streams() -> None:
     for use in (0, 1):
-        site = at("bridger", "block", use=use, r=3)
+        site = at("bridger", "block", use=use, m=2, e=3)
         assert not torch.equal(site.run().h, site.leaves["h"])
         site.tensors["U"] = torch.zeros_like(site.tensors["U"])
         assert torch.equal(site.run().h, site.leaves["h"])
 
 
 def test_the_two_ways_of_a_bridge_are_the_same_map() -> None:
-    one, other = at("bridger", "block", use=0, r=3), at("bridger", "block", use=1, r=3)
+    one, other = (at("bridger", "block", use=use, m=2, e=3) for use in (0, 1))
     other.tensors = one.tensors
     other.inputs = {"c": one.inputs["c"], "v": one.inputs["t"]}
     same(other.run().h, one.run().h)

@@ -134,19 +134,21 @@ def test_branches_of_capaboost_are_one_merged_matrix_of_higher_rank() -> None:
     same(A.grad, sum((N[k] * g for k, g in enumerate(gradients)), torch.zeros(())))
 
 
-def test_one_of_mixphms_projections_is_a_bottleneck_adapter() -> None:
-    site = at("mixphm", "ffn", N=1, r=4)
-    biases = {"b_d": torch.zeros(4).double(), "b_u": torch.zeros(12).double()}
-    plain = {"W_d": site.tensors["D"][0], "W_u": site.tensors["U"], **biases}
-    alike(site, "houlsby", "ffn", r=4, given=plain)
+def test_one_expert_of_mixphm_is_compacter() -> None:
+    site = at("mixphm", "ffn", N=1, n=2, k=1, r=4)
+    own, zeros = site.tensors, {"b_d": torch.zeros(4).double(), "b_u": torch.zeros(12).double()}
+    names = {"s_d": "u_d", "t_d": "v_d", "s_u": "u_u", "t_u": "v_u", "S": "S"}
+    given = {name: own[ours] for name, ours in names.items()} | zeros
+    alike(site, "compacter", "ffn", n=2, r=4, given=given)
 
 
 def test_mixphms_mean_is_that_of_the_matrices_where_the_function_is_linear() -> None:
     for act, equal in (("identity", True), ("gelu", False)):
-        site = at("mixphm", "ffn", N=3, r=4, act=act)
-        mean = site.tensors["D"].mean(0, keepdim=True)
-        there = at("mixphm", "ffn", N=1, r=4, act=act)
-        merged = there.run(tensors={"D": mean, "U": site.tensors["U"]}, leaves=site.leaves).h
+        site = at("mixphm", "ffn", N=3, n=2, r=4, act=act)
+        plain = at("houlsby", "ffn", r=4, act=act)
+        given = {"W_d": named(site, "D").mean(0), "W_u": named(site, "U"),
+                 "b_d": torch.zeros(4).double(), "b_u": torch.zeros(12).double()}  # fmt: skip
+        merged = plain.run(tensors=given, leaves=site.leaves).h
         assert torch.allclose(site.run().h, merged, atol=1e-10) == equal
 
 
