@@ -30,6 +30,7 @@ class Facts(Known):
     """What a reference is told of its site; `masks` is empty where scores have a bias."""
 
     role: str
+    use: str
     sizes: dict[str, int]
     args: dict[str, Any]
     scale: float
@@ -314,7 +315,8 @@ class InPlace:
         grid = 0, tokens, 1, 0
         if "pixel_values" in self.inputs:
             grid = 1, isqrt(tokens - 1), isqrt(tokens - 1), 0
-        return Facts(site.role, sizes, args, scale, self._ids(site), causal, grid, masks)
+        ids, label = self._ids(site), here.use.label
+        return Facts(site.role, label, sizes, args, scale, ids, causal, grid, masks)
 
     def _ids(self, site: Site) -> Tensor | None:
         own = self.inputs.get("decoder_input_ids") if site.side == "decoder" else None
