@@ -1,5 +1,7 @@
 """Exact identities of methods that route, prompt or are conditioned, at one site, to rounding."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -153,6 +155,32 @@ def at_task(spec: str, role: str, tensors: dict[str, Tensor], task: int) -> Benc
     site = at(spec, role, r=4, t=3, tasks=3)
     site.tensors, site.inputs["task"] = tensors, tasks(task, task)
     return site
+
+
+def test_one_network_makes_the_same_where_layer_and_position_are_the_same() -> None:
+    args: dict[str, Any] = {"r": 4, "t": 3, "m": 5, "k": 2, "tasks": 3}
+    site, other = (at("hyperformer_plus", role, **args) for role in ("attn", "ffn"))
+    site.inputs["task"] = other.inputs["task"] = tasks(2, 2)
+    other.tensors = site.tensors
+    assert not torch.allclose(named(site, "I"), named(other, "I"))
+    D, U, code = (named(site, name)[0] for name in "DUI")
+    inner = {
+        "W_d": D,
+        "W_u": U,
+        "b_d": site.tensors["H_d"] @ code,
+        "b_u": site.tensors["H_u"] @ code,
+    }
+    plain, h = at("houlsby", "attn", r=4, act="silu"), site.leaves["h"]
+    y = plain.run(tensors=inner, leaves=site.leaves).h - h
+    gain, shift = site.tensors["H_g"] @ code, site.tensors["H_c"] @ code
+    same(site.run().h, h + torch.nn.functional.layer_norm(y, [12], gain, shift))
+    with torch.no_grad():
+        site.tensors["e_p"][1] = site.tensors["e_p"][0]
+    for name in "DUI":
+        assert torch.equal(named(site, name), named(other, name))
+    more = at("hyperformer_plus", "attn", **{**args, "tasks": 4})
+    count = [sum(t.numel() for t in each.trained.values()) for each in (site, more)]
+    assert count[1] - count[0] == args["t"]
 
 
 @pytest.mark.parametrize(
