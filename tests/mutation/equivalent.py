@@ -30,8 +30,8 @@ EQUIVALENT: tuple[Equivalent, ...] = (
     Equivalent(
         "the base is frozen, so no gradient of W is asked for",
         r".*stop_gradient\(W\).*",
-        ("boft", "diff_pruning", "dora", "fourierft", "goft", "hira", "hra", "loha", "lokr", "oft",
-         "qgoft", "soda"),
+        ("boft", "diff_pruning", "dora", "fourierft", "goft", "hira", "hra", "kadaptation", "loha",
+         "lokr", "oft", "qgoft", "soda"),
     ),
     Equivalent(
         "nothing before an embedding trains, so no gradient of its `h` is asked for",
@@ -158,16 +158,31 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         ("dora",),
     ),
     Equivalent("whole numbers have no gradient",
-               r".*stop_gradient\((E|task|layer|label)\).*",
+               r".*stop_gradient\((E|task|layer|label|place)\).*",
                ("control_prefixes", "fourierft", "hyperformer", "hyperformer_plus", "meet",
-                "vl_adapter")),
+                "polyhistor", "polyhistor_lite", "vl_adapter")),
     Equivalent("it does not matter in which order ids are named",
                r"function delta = dropout\(occurrence\(n, sep, cls\) @ V, p\)", ("pasta",)),
     Equivalent(
         "the k largest of those that are kept are the same k",
-        r"penalty balance \* [ME] \* sum\(mean\(chosen\(kept, k, over [ME]\), over batch\) \* "
+        r"penalty balance \* [ME] \* sum\(mean\(chosen\((kept|g), k, over [ME]\), over batch\) \* "
         r"mean\(p, over batch\)\)",
         ("perft", "pesc"),
+    ),
+    Equivalent(
+        "no gradient flows to which are the largest",
+        r"penalty .*chosen\(stop_gradient\(p\), k, over [ME]\).*",
+        ("perft", "pesc"),
+    ),
+    Equivalent(
+        "what a call brings does not train, so no gradient of it is asked for",
+        r".*stop_gradient\((a|quality|v)\).*",
+        ("petalface", "routing_lora"),
+    ),
+    Equivalent(
+        "it is made of hyper-parameters and the layer's number, which do not train",
+        r".*stop_gradient\((mixed|layer)\).*",
+        ("mmrl",),
     ),
     Equivalent(
         "a penalty that differs from token to token counts with its mean, and one factor is linear",

@@ -34,10 +34,10 @@ INTEGERS = (4, 3, 5, 7, 10, 2)
 """Values of integer hyper-parameters: small, and as different from each other, and from the sizes
 below, as divisions allow."""
 
-_SIZES = {"heads": 6, "kv_heads": 2, "d_head": 8, "layers": 9, "layer": 6, "vocab": 13,
+_SIZES = {"heads": 12, "kv_heads": 6, "d_head": 8, "layers": 9, "layer": 6, "vocab": 13,
           "batch": 2, "tokens": 11, "keys": 11, "d_x": 16, "d_h": 24}  # fmt: skip
 """Sizes of a site; all that can differ do, so that no mistake of sizes goes unseen."""
-_OTHER = {"prompt": {"d_x": 16, "d_h": 16}, "cross_attn.core": {"keys": 6}}
+_OTHER = {"prompt": {"d_x": 16, "d_h": 16}, "cross_attn.core": {"keys": 14}}
 
 
 @dataclass(frozen=True)
