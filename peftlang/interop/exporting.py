@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from peftlang.diagnostics import PeftError
 from peftlang.interop import folder as files
 from peftlang.interop.correspondence import Correspondence, Value
+from peftlang.interop.prefixes import KEY, check, cores, joined
 from peftlang.interop.reading import PROMPT, ROOT, largest_of
 from peftlang.interop.recognising import ELSEWHERE, Placed, recognise
 from peftlang.interop.table import TABLE
@@ -23,7 +24,7 @@ from peftlang.interop.targets import (
 )  # fmt: skip
 from peftlang.interop.trained import is_saved
 from peftlang.interop.training import Training, training_of, whole_copies
-from peftlang.ir.plan import Plan, Site
+from peftlang.ir.plan import TRAINED, Plan, Site
 from peftlang.passes.neighbours import neighbours
 from peftlang.pipeline import survey
 from peftlang.runtime import adapted as state
@@ -74,6 +75,10 @@ def to_hf(
     config, values = hf_parts(
         plan, owner.root, tensors.tensor, _Readers(owner.root, example_inputs)
     )
+    if config["peft_type"] == "PREFIX_TUNING":
+        trained = {each: tensors.tensor(f"{TRAINED}.{each}") for each in plan.train}
+        sites = cores(list(plan.sites.values()))
+        check(owner.root, name, values[KEY], sites, trained, "I909")
     return files.write(Path(folder), config, values)
 
 
@@ -135,6 +140,9 @@ def hf_parts(
     else:
         kind, placed = "LN_TUNING", []
         training = whole_copies(plan, model, tensor, TABLE[kind])
+    prefix = [(one.site, one.tensors) for one in placed if one.form.place == "core"]
+    more, stored = joined(prefix, model) if prefix else ({}, None)
+    tensors = _tensors(placed, TABLE[kind]) if stored is None else {KEY: stored}
     config = {
         "peft_type": kind,
         "base_model_name_or_path": base_name(model),
@@ -144,8 +152,9 @@ def hf_parts(
         **_targets(placed, training, model),
         **_options(placed, TABLE[kind]),
         **training.options,
+        **more,
     }
-    return config, {**_tensors(placed, TABLE[kind]), **training.tensors}
+    return config, {**tensors, **training.tensors}
 
 
 def base_name(model: nn.Module) -> str | None:
@@ -190,7 +199,8 @@ def task_options(model: nn.Module, kind: str, saved: Sequence[str] = ()) -> dict
 
 
 def _targets(placed: Sequence[Placed], training: Training, model: nn.Module) -> dict[str, Any]:
-    paths = [one.path for one in placed if one.path != PROMPT] + training.targets
+    paths = [one.path for one in placed if one.form.place not in {"prompt", "core"}]
+    paths += training.targets
     if not paths:
         return {}
     names = as_targets(paths, model)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from peftlang.diagnostics import PeftError
 from peftlang.interop import folder as files
 from peftlang.interop.options import check_options
+from peftlang.interop.prefixes import check
 from peftlang.interop.reading import Reading, place_of, read_modules
 from peftlang.interop.text import spec_text
 from peftlang.ir.plan import TRAINED, Plan
@@ -56,6 +57,9 @@ def from_hf(
     )  # fmt: skip
     try:
         _fill(adapters(model)[adapter_name].plan, state.of(model).tensors(adapter_name), reading)
+        if reading.prefix is not None:
+            sites = [module.site for module in reading.modules]
+            check(model, adapter_name, reading.prefix, sites, reading.trained, "I903")
     except PeftError:
         remove(model, adapter_name)
         raise

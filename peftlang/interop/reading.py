@@ -14,6 +14,7 @@ from peftlang.interop.folder import Folder
 from peftlang.interop.forms import definitions, method_of
 from peftlang.interop.layouts import WrongLayout
 from peftlang.interop.options import check_consumed, has_form
+from peftlang.interop.prefixes import KEY, cores, split
 from peftlang.interop.targets import chosen_modules, in_pattern, is_listed, is_transposed
 from peftlang.interop.trained import copied_parameters, tied_names, whole_parameters
 from peftlang.ir.dims import Indivisible
@@ -56,11 +57,13 @@ class Reading:
         kind: Its `peft_type`.
         modules: In the model's order.
         trained: New values of parameters of the base, by name.
+        prefix: The tensor of prefix tuning, as it is stored.
     """
 
     kind: str
     modules: list[Module] = field(default_factory=list)
     trained: dict[str, Tensor] = field(default_factory=dict)
+    prefix: Tensor | None = None
 
 
 def place_of(site: Site) -> str:
@@ -77,8 +80,12 @@ def read_modules(
         PeftError: I904, I905, I906, I907.
     """
     remaining = dict(folder.tensors)
-    reading = Reading(folder.config["peft_type"])
-    if any(form.place == "prompt" for form in correspondence.forms):
+    reading = Reading(folder.config["peft_type"], prefix=_prefix(correspondence, remaining))
+    kinds = {form.place for form in correspondence.forms}
+    if reading.prefix is not None:
+        places = []
+        reading.modules.extend(_layers(reading.prefix, correspondence, model, surveyed))
+    elif "prompt" in kinds:
         places = [PROMPT]
     else:
         places = chosen_modules(folder.config, model)
@@ -102,6 +109,28 @@ def read_modules(
             help="the two files of the folder should come from one save_pretrained",
         )
     return reading
+
+
+def _prefix(correspondence: Correspondence, remaining: dict[str, Tensor]) -> Tensor | None:
+    if all(form.place != "core" for form in correspondence.forms):
+        return None
+    stored = remaining.pop(KEY, None)
+    if stored is None or stored.dim() != 2:
+        raise PeftError(
+            f"the folder holds no matrix `{KEY}`",
+            code="I906",
+            help="save the adapter again with PEFT",
+        )
+    return stored
+
+
+def _layers(
+    stored: Tensor, correspondence: Correspondence, model: nn.Module, surveyed: Survey
+) -> list[Module]:
+    sites = cores(surveyed.sites)
+    form, found = split(stored, correspondence.forms, sites, model)
+    pairs = zip(sites, found, strict=True)
+    return [Module(site.path, form, {"l": len(stored)}, each, site) for site, each in pairs]
 
 
 def sites_by_place(surveyed: Survey) -> dict[str, Site]:

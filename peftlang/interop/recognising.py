@@ -133,7 +133,7 @@ def _placed(
 
 def _patterns(correspondence: Correspondence, site: Site) -> Iterator[tuple[Form, str]]:
     """Each form that can act at such a site, with each text of it."""
-    kinds = {"embed": "embedding", "prompt": "prompt"}
+    kinds = {"embed": "embedding", "prompt": "prompt", "attn.core": "core"}
     for form in correspondence.forms:
         if site.role == "ffn.act":
             if form.before:

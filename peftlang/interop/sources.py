@@ -142,6 +142,18 @@ def not_narrowing_by_any(hypers: Mapping[str, Scalar], sizes: Mapping[str, int])
     return not_narrowing(hypers, sizes) or _bases(hypers, sizes)
 
 
+TURNED_PREFIX = """\"\"\"A prefix whose keys lie as in a cache: R turns them back.\"\"\"
+method turned_prefix(l: int = 30) {
+    param  P_k[l, kv_heads, d_head] ~ normal(std = 0.02)
+    param  P_v[l, kv_heads, d_head] ~ normal(std = 0.02)
+    buffer R[d_head, d_head]        ~ zeros
+
+    position    attn.core
+    let         K = reshape(reshape(P_k, l * kv_heads, d_head) @ transpose(R), l, kv_heads, d_head)
+    composition k = concat(K, k)
+    composition v = concat(P_v, v)
+}"""
+
 NEUMANN_TERMS = range(2, 11)
 """Numbers of terms for which the truncated series is written out."""
 

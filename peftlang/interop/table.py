@@ -292,6 +292,25 @@ PROMPT_TUNING = Correspondence(
     root="base_model.",
 )  # fmt: skip
 
+_PREFIX: dict[str, Any] = {
+    "tensors": {"P_k": Stored("keys"), "P_v": Stored("values")},
+    "hypers": {"num_virtual_tokens": "l"}, "place": "core",
+}  # fmt: skip
+PREFIX_TUNING = Correspondence(
+    forms=(
+        Form("prefix", also=("prefix_gated",), **_PREFIX),
+        Form(sources.TURNED_PREFIX, **_PREFIX),
+    ),
+    neutral={"num_transformer_submodules": (None, 1)},
+    without_effect=frozenset(
+        {"encoder_hidden_size", "init_weights", "num_attention_heads", "num_layers",
+         "prefix_projection", "token_dim"}
+    ),
+    written={"num_transformer_submodules": 1, "prefix_projection": False},
+    whole_model=("CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS"),
+    root="base_model.",
+)  # fmt: skip
+
 TABLE: dict[str, Correspondence] = {
     "LORA": LORA,
     "IA3": IA3,
@@ -307,11 +326,11 @@ TABLE: dict[str, Correspondence] = {
     "MISS": MISS,
     "LN_TUNING": LN_TUNING,
     "PROMPT_TUNING": PROMPT_TUNING,
+    "PREFIX_TUNING": PREFIX_TUNING,
 }
 """By `peft_type`, as the other library writes it."""
 
 REFUSED: dict[str, str] = {
-    "PREFIX_TUNING": "its prefix moves the positions of all tokens after it, and ours moves none",
     "P_TUNING": "its prompt is made by a network that the folder does not hold",
     "ADALORA": "its ranks change while it trains",
 }

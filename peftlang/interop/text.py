@@ -63,6 +63,8 @@ def _literal(value: Scalar) -> str:
 def _selector(group: Sequence[Module], surveyed: Survey) -> str:
     if group[0].place == PROMPT:
         return "prompt"
+    if group[0].form.place == "core":
+        return "attn.core"
     sites = [*surveyed.sites, *surveyed.containers]
     wanted = {module.site.id: module.site for module in group}
     by_shape = groupby(sorted(wanted.values(), key=_numberless), key=_numberless)

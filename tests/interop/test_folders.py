@@ -25,7 +25,8 @@ LORA = {"peft_type": "LORA", "target_modules": ["q"]}
     ("options", "code", "named"),
     [
         ({"peft_type": "ADALORA"}, "I903", "ranks change"),
-        ({"peft_type": "PREFIX_TUNING"}, "I903", "positions"),
+        ({"peft_type": "P_TUNING"}, "I903", "network"),
+        ({"peft_type": "PREFIX_TUNING", "num_transformer_submodules": 2}, "I904", "submodules"),
         ({"peft_type": "LOHAA"}, "I903", "LOHA"),
         ({"lora_bias": True}, "I904", "lora_bias"),
         ({"use_qalora": True}, "I904", "use_qalora"),

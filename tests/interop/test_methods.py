@@ -201,7 +201,7 @@ def test_the_gradient_that_peft_has_for_c3a_is_not_that_of_its_forward() -> None
 
 def test_every_method_of_the_table_has_a_case() -> None:
     covered = {config().peft_type.value for config, _ in CASES.values()}
-    assert covered | {"PROMPT_TUNING"} == set(TABLE)
+    assert covered | {"PROMPT_TUNING", "PREFIX_TUNING"} == set(TABLE)
 
 
 @pytest.mark.parametrize("name", CASES)
