@@ -1,5 +1,6 @@
 """The options of ``adapter_config.json``: understood, without effect, or refused; never ignored."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,9 +25,41 @@ def check_options(config: Mapping[str, Any]) -> Correspondence:
             help=did_you_mean(kind, TABLE) or "what can: " + ", ".join(sorted(TABLE)),
         )
     correspondence = TABLE[kind]
+    _check_kinds(config, correspondence)
     for option, value in config.items():
         _check(option, value, kind, correspondence)
     return correspondence
+
+
+def _check_kinds(config: Mapping[str, Any], correspondence: Correspondence) -> None:
+    """Values of another kind than the other library writes, and patterns that are none."""
+    wanted: dict[str, Any] = {
+        "target_modules": (str, list), "exclude_modules": (str, list), "modules_to_save": list,
+        "layers_to_transform": (int, list), "layers_pattern": (str, list),
+    }  # fmt: skip
+    wanted |= dict.fromkeys(correspondence.patterns.values(), dict)
+    wanted |= dict.fromkeys(correspondence.patterns, (int, float))
+    for option, kinds in wanted.items():
+        value = config.get(option)
+        if value is not None and not isinstance(value, kinds):
+            raise _unreadable(option, value, "is of another kind than PEFT writes")
+        keyed = value or {} if option in PATTERNS else {}
+        for text in [value] if isinstance(value, str) else keyed:
+            try:
+                re.compile(str(text))
+            except re.error as why:
+                raise _unreadable(option, value, f"is no regular expression: {why}") from None
+
+
+PATTERNS = frozenset({"rank_pattern", "alpha_pattern", "n_frequency_pattern", "block_size_pattern"})
+
+
+def _unreadable(option: str, value: Any, why: str) -> PeftError:
+    return PeftError(
+        f"the option `{option}` = {_shown(value)} {why}",
+        code="I902",
+        help="mend adapter_config.json, or save the adapter again",
+    )
 
 
 def _check(option: str, value: Any, kind: str, correspondence: Correspondence) -> None:

@@ -294,6 +294,12 @@ def _hypers(
             _check_given(place, option, given, sizes[hyper.name], correspondence)
         elif given is not None:
             found[hyper.name] = float(given) if hyper.kind == "float" else given
+        elif option is not None and option not in correspondence.neutral:
+            raise PeftError(
+                f"the configuration does not say `{option}`",
+                code="I904",
+                help="add it to adapter_config.json, as it was when the adapter was trained",
+            )
         elif hyper.default is not None:
             found[hyper.name] = hyper.default
     return found

@@ -79,6 +79,19 @@ def same(_anything: Any) -> None:
     """Leave it as it is."""
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("lora_alpha", "x"), ("target_modules", 5), ("target_modules", "(q"),
+        ("rank_pattern", ["a"]), ("rank_pattern", {"(q": 2}), ("layers_to_transform", "one"),
+    ],
+)  # fmt: skip
+def test_values_of_another_kind(option: str, value: Any) -> None:
+    with pytest.raises(PeftError, match=option) as caught:
+        check_options({**LORA, option: value})
+    assert caught.value.code == "I902"
+
+
 A = "base_model.model.layers.0.q.lora_A.weight"
 CHANGES: dict[str, tuple[Callable[[Config], Any], Callable[[Tensors], Any], str, str]] = {
     "module": (lambda c: c.update(target_modules=["query"]), same, "I905", "query"),
@@ -89,6 +102,7 @@ CHANGES: dict[str, tuple[Callable[[Config], Any], Callable[[Tensors], Any], str,
     "saved": (same, lambda t: [t.pop(k) for k in list(t) if "head" in k], "I906", "head"),
     "width": (same, lambda t: t.update({A: torch.zeros(2, 7)}), "I907", "d_x = 16"),
     "rank": (lambda c: c.update(r=5), same, "I907", "`r` = 5"),
+    "alpha": (lambda c: c.pop("lora_alpha"), same, "I904", "lora_alpha"),
     "bias": (lambda c: c.update(bias="vera_only"), same, "I904", "vera_only"),
     "dropout": (
         lambda c: c.update(use_dora=True, lora_dropout=0.1),
