@@ -133,13 +133,12 @@ class _Writer:
                 view.recompute()
 
     def _of_readers(self, step: Step) -> Iterator[set[Node]]:
-        """What is written for the operations that read the step's targets on behalf of the site.
+        """What is written for the operations that alone read the site's ``h``.
 
         What reads a changed `ffn.act` is the projection, and what methods say at it.
         """
-        for target in step.targets:
-            for reader in step.occurrence.readers.get(target, ()):
-                yield from (self._written.get(call, set()) for call in self._reading[reader])
+        for reader in step.occurrence.readers.get("h", ()) if "h" in step.targets else ():
+            yield from (self._written.get(call, set()) for call in self._reading[reader])
 
     def _hold(self, application: Application, view: SiteView, step: Step) -> None:
         """Read the operands as the application finds them: a step still to come says what that is.
