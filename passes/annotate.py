@@ -5,6 +5,7 @@ graph; a site whose weights run where its computation cannot be found is an erro
 """
 
 from peftlang.diagnostics import PeftError
+from peftlang.passes.admit import admit, check_admitted
 from peftlang.passes.locate import locate
 from peftlang.passes.occurrence import Missing
 from peftlang.passes.rewriting import Rewriting
@@ -15,12 +16,15 @@ def annotate(work: Rewriting) -> None:
     """Locate every site of the active adapters in every graph.
 
     Raises:
-        PeftError: R502, a site runs in a graph and cannot be found there.
+        PeftError: R502, a site runs in a graph and cannot be found there; S419, one method reads
+            what another has not yet put there.
     """
     sites = {k: s for active in work.active for k, s in active.plan.concerned.items()}
     in_graphs = [site for site in sites.values() if site.role != "prompt"]
     work.located = [locate(graph, in_graphs) for graph in work.graphs]
     prompts = [site for site in sites.values() if site.role == "prompt"]
+    check_admitted(work.active)
+    admit(work)
     for graph, located in zip(work.graphs, work.located, strict=True):
         rooms(graph, prompts, located)
     lost = [missing for located in work.located for missing in located.missing]

@@ -10,11 +10,13 @@ from peftlang.ir.dims import Dim
 from peftlang.ir.expr import Expr, Ref, postorder
 from peftlang.ir.interpret import Interpreter
 from peftlang.ir.method import Composition, TapDef
+from peftlang.ir.plan import Site
 from peftlang.ir.positions import POSITIONS
 from peftlang.ir.types import Level
+from peftlang.passes.entering import entries, later_at
 from peftlang.passes.occurrence import Occurrence
 from peftlang.passes.streams import Chain, Streams, chain_of
-from peftlang.passes.tokens import REAL, sequence_of, token_slot
+from peftlang.passes.tokens import REAL, sequence_of, soft_slot, token_slot
 from peftlang.passes.views import SiteView
 
 if TYPE_CHECKING:
@@ -79,14 +81,39 @@ class Flows:
 
         None where all are, or the length is of no tapped sequence.
         """
-        application = self.application
-        taps = application.placement.taps.get(application.site.id, {})
-        for tap in application.method.taps:
+        for tap in self.application.method.taps:
             if tap.sequence and tap.dims[0] == dim:
-                plan = self._streams.plan_of(application.adapter)
-                slot = token_slot(sequence_of(plan.concerned[taps[tap.name].site]), REAL)
-                return view.emission.proxy(view.reads(slot)) if slot in view.reads.given else None
+                other = self._site_of(tap.name)
+                return self._filled_part(self._real_of(other, view), other, view)
+        if self._occurrence.site.role == "prompt" and dim == Dim.of("tokens"):
+            return self._real_before(view)
         return None
+
+    def _real_before(self, view: SiteView) -> Any:
+        """Which tokens of the sequence that a prompt finds are no padding."""
+        site, application = self._occurrence.site, self.application
+        real = self._filled_part(self._real_of(site, view), site, view)
+        own = [entry for entry in entries(view.reads.active) if entry.site.id == site.id]
+        mine = [(e.adapter, e.label) for e in own].index(
+            (application.adapter, application.placement.label)
+        )
+        return None if real is None else real[:, sum(entry.count for entry in own[mine:]) :]
+
+    def _site_of(self, tap: str) -> Site:
+        """The site that a tap reads."""
+        application = self.application
+        read = application.placement.taps[application.site.id][tap].site
+        return self._streams.plan_of(application.adapter).concerned[read]
+
+    def _real_of(self, site: Site, view: SiteView) -> Any:
+        slot = token_slot(sequence_of(site), REAL)
+        return view.emission.proxy(view.reads(slot)) if slot in view.reads.given else None
+
+    def _filled_part(self, value: Any, site: Site, view: SiteView) -> Any:
+        """A sequence ``[batch, tokens, …]`` at a site without room that is still to be filled."""
+        waits = soft_slot(sequence_of(site)) in view.reads.given
+        room = later_at(view.reads.active, site) if waits else 0
+        return value[:, room:] if room and value is not None else value
 
     def _as_here(self, name: str, view: SiteView) -> Any:
         """What arrived, with batch and tokens as one dimension where the site has them so."""
@@ -96,6 +123,8 @@ class Flows:
         theirs, ours = node.meta.get("example_value"), None
         if tap is not None and not tap.sequence and view.occurrence.product is None:
             ours = view.node("h").meta.get("example_value")
+        if tap is not None and tap.sequence:
+            return self._filled_part(value, self._site_of(name), view)
         if tap is None or theirs is None or ours is None:
             return value
         flat, here = theirs.dim() - len(tap.dims) == 1, ours.dim() == 2

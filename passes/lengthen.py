@@ -37,8 +37,8 @@ def _lengthen_sdpa(view: AttentionView, extra: int) -> None:
     view.commit("k")
     view.commit("v")
     if seen is not None:
-        _set_argument(call, 3, "attn_mask", seen.node)
-        _set_argument(call, 5, "is_causal", False)
+        set_argument(call, 3, "attn_mask", seen.node)
+        set_argument(call, 5, "is_causal", False)
 
 
 def _causal(view: AttentionView, extra: int, call: Node) -> Any:
@@ -52,7 +52,8 @@ def _is_bool(mask: Node) -> bool:
     return isinstance(value, torch.Tensor) and value.dtype is torch.bool
 
 
-def _set_argument(call: Node, position: int, name: str, value: Any) -> None:
+def set_argument(call: Node, position: int, name: str, value: Any) -> None:
+    """Give a call another argument, by position where it had one there."""
     if len(call.args) > position:
         call.update_arg(position, value)
     else:

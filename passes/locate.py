@@ -24,7 +24,10 @@ from peftlang.passes.dataflow.residual import Joint, joint
 from peftlang.passes.dataflow.weights import WeightUse
 from peftlang.passes.occurrence import Located, Missing, Occurrence
 
-_KINDS = {"norm": ("norm",), "embed": ("embed", "conv")}
+PLACES_TABLE = "places"
+"""Role of a table of positions: no position of the language, found by its weight."""
+
+_KINDS = {"norm": ("norm",), "embed": ("embed", "conv"), PLACES_TABLE: ("embed",)}
 
 
 def locate(graph: CapturedGraph, sites: Iterable[Site]) -> Located:

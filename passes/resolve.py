@@ -155,11 +155,20 @@ def _nothing(target: Target, sites: Sequence[Site], why_missing: Callable[[str],
             help=f"this model has {', '.join(sides) or 'one stack without a name'}",
         )
     depth = max(s.dims.get("layers", 0) for s in of_role)
+    why = why_missing(str(target)) if target.text == "prompt" and target.layers else ""
+    if why:
+        return PeftError(f"`{target}` matches nothing: {why}", code="S404", help=_where(of_role))
     return PeftError(
         f"`{target}` matches nothing: no `{target.text}` is in that scope",
         code="S404" if target.layers else "S402",
         help=f"layers are 0..{depth - 1}; `peftlang sites` lists all",
     )
+
+
+def _where(prompts: Sequence[Site]) -> str:
+    layers = sorted({site.layer for site in prompts if site.layer is not None})
+    inside = f", `prompt in layers[0..{layers[-1]}]`" if layers else ""
+    return f"soft tokens can come in at `prompt`, the model's input{inside}"
 
 
 def _check(use: Use, site: Site, taps: Mapping[str, Tapped]) -> None:
@@ -263,7 +272,8 @@ def _liesin_scope(parameter: str, target: Target, sites: Sequence[Site]) -> bool
     if not (target.layers or target.sides or target.where):
         return True
     return any(
-        in_scope(target, site)
+        site.role != "prompt"
+        and in_scope(target, site)
         and (
             parameter in (site.weight, site.bias)
             or (site.role == "block" and not target.where

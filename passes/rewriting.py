@@ -86,6 +86,11 @@ class SlotReads:
         return self._slots(name)
 
     @property
+    def active(self) -> tuple[ActivePlan, ...]:
+        """The adapters that act."""
+        return self._work.active
+
+    @property
     def grids(self) -> list[Grid]:
         """The grids of patches that the call's graphs show."""
         return [found for graph in self._work.graphs for found in grids(graph)]

@@ -1,11 +1,11 @@
-"""rooms: soft tokens before a sequence that is no token ids, in all layers of a stack.
+"""rooms: soft tokens before a sequence that is no token ids, in the layers of a stack.
 
 A sequence of patches or of audio frames has no ids that a virtual token could be one of, so it is
-made longer where the first layer reads it, and what the last layer gives out is made as short as
-before: what pools, projects or is handed back knows nothing of soft tokens. While torch records a
-call, the module of the first layer asks for room; the node that stands for it in the graph is where
-methods at ``prompt`` act. Requires, of `fill`: ``insert`` has been there. Ensures: no such node is
-left.
+made longer where a layer reads it, the first or a later one, and what the last layer gives out is
+made as short as before: what pools, projects or is handed back knows nothing of soft tokens. While
+torch records a call, the module of the layer asks for room; the node that stands for it in the
+graph is where methods at ``prompt`` act. Requires, of `fill`: ``insert`` has been there. Ensures:
+no such node is left.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,23 +25,23 @@ from peftlang.passes.occurrence import Located, Occurrence
 
 
 @torch.library.custom_op("peftlang::room", mutates_args=())
-def room(x: Tensor, count: int, stack: str) -> Tensor:
+def room(x: Tensor, count: int, layer: str) -> Tensor:
     """``x [batch, tokens, d]`` with room for soft tokens: ``[batch, count + tokens, d]``.
 
-    Stands in graphs alone, until ``insert`` says what the soft tokens are.
+    Stands in graphs alone, until ``insert`` says what the soft tokens are that come in at a layer.
 
     Raises:
         PeftError: R501, it ran: torch left the layer to plain Python.
     """
     raise PeftError(
-        f"torch did not record the first layer of `{stack}`, so soft tokens could not come in",
+        f"torch did not record the layer `{layer}`, so soft tokens could not come in",
         code="R501",
         help="TORCH_LOGS=graph_breaks shows what stopped it",
     )
 
 
 @room.register_fake
-def _(x: Tensor, count: int, stack: str) -> Tensor:
+def _(x: Tensor, count: int, layer: str) -> Tensor:
     return x.new_empty(x.shape[0], count + x.shape[1], x.shape[2])
 
 
@@ -59,10 +59,12 @@ def room_of(node: Node) -> int:
 
 def rooms(graph: CapturedGraph, sites: Iterable[Site], located: Located) -> None:
     """Add to what is located in a graph where soft tokens come in."""
-    by_stack = {site.stack: site for site in sites if site.stack is not None}
-    for node in graph.gm.graph.nodes:
-        site = by_stack.get(str(node.args[2])) if is_room(node) else None
-        if site is not None:
+    by_layer: dict[str, list[Site]] = {}
+    for site in sites:
+        if site.stack is not None:
+            by_layer.setdefault(item_path(site.stack, site.layer or 0), []).append(site)
+    for node in list(graph.gm.graph.nodes):
+        for site in by_layer.get(str(node.args[2]), ()) if is_room(node) else ():
             before = node.all_input_nodes[0]
             found = Occurrence(site, node, {"h": before}, {"h": (node,)})
             located.found.setdefault(site.id, []).append(found)

@@ -13,6 +13,7 @@ from peftlang.ir.plan import Site
 from peftlang.ir.positions import POSITIONS
 from peftlang.ir.reach import asking
 from peftlang.ir.types import Level, Type
+from peftlang.passes.entering import later_at
 
 if TYPE_CHECKING:
     from peftlang.passes.views import SiteView
@@ -77,7 +78,7 @@ class Sequence:
         starts, ends = self._fact(FROM_START), self._fact(FROM_END)
         if starts is None or ends is None:
             ones = torch.ones_like(self._token(), dtype=torch.long)
-            starts = ones.cumsum(-1) - 1 - self._in_front()
+            starts = ones.cumsum(-1) - 1 - sum(self._in_front())
             ends = ones.flip(-1).cumsum(-1).flip(-1) - 1
         chosen = ((starts >= 0) & (starts < first)) | (ends < last)
         return self._number(chosen)
@@ -88,7 +89,7 @@ class Sequence:
         Raises:
             PeftError: R517, the call gives no ids.
         """
-        held, real = self._fact(IDS, rows=True), self._fact(REAL, rows=True)
+        held, real = self._fact(IDS, rows=True), self.real()
         if held is None or real is None:
             raise _no_ids(self._view.occurrence.site)
         found = held == int(ids[0])
@@ -105,7 +106,7 @@ class Sequence:
 
     def soft(self, count: int) -> Any:
         """1 in column k at the k-th soft token: ``[batch, tokens, count]``."""
-        held = self._in_front()
+        room, held = self._in_front()
         if count > held > 0:
             raise PeftError(
                 f"`soft({count})` is read at {self._view.occurrence.site.id}, and only {held} soft "
@@ -113,22 +114,30 @@ class Sequence:
                 code="R518",
                 help="let both have the same number",
             )
-        place = torch.ones_like(self.by_row(self._token()), dtype=torch.long).cumsum(1) - 1
+        place = torch.ones_like(self.by_row(self._token()), dtype=torch.long).cumsum(1) - 1 - room
         place = place if held else place - place - 1
         column = torch.ones_like(place.unsqueeze(-1).expand(-1, -1, count)).cumsum(-1) - 1
         return self.as_number(place.unsqueeze(-1) == column)
 
-    def _in_front(self) -> int:
-        """How many soft tokens the sequence begins with at the site."""
-        reads, inside = self._view.reads, self._view.occurrence.site.layer is not None
-        for slot in (soft_slot(self._side), *([room_slot(self._side)] if inside else [])):
-            if slot in reads.given:
-                return int(reads.value(slot).shape[0])
-        return 0
+    def _in_front(self) -> tuple[int, int]:
+        """With how much room still to be filled, and how many soft tokens the site's rows begin."""
+        reads, site = self._view.reads, self._view.occurrence.site
+        later = later_at(reads.active, site)
+        slot = soft_slot(self._side)
+        if slot in reads.given:
+            return later, int(reads.value(slot).shape[0]) - later
+        slot = room_slot(self._side)
+        if slot in reads.given and site.layer is not None:
+            return 0, int(reads.value(slot).shape[0]) - later
+        return 0, 0
 
     def real(self) -> Any:
-        """False at padding, ``[batch, tokens]``; None where every token is real."""
-        return self._fact(REAL, rows=True)
+        """False at padding, ``[batch, tokens]``, and at room; None where every token is real."""
+        found, (room, _) = self._fact(REAL, rows=True), self._in_front()
+        if not room:
+            return found
+        filled = torch.ones_like(self.by_row(self._token()), dtype=torch.long).cumsum(1) > room
+        return filled if found is None else found & filled
 
     def causal(self) -> bool:
         """Whether no token of the site's stack sees a later one; so where nothing tells."""
@@ -145,7 +154,7 @@ class Sequence:
             return value.mean(0)
         if not _is_flat(self._view):
             value = value.flatten(0, 1)
-        real = self._fact(REAL, rows=True)
+        real = self.real()
         if real is None:
             return value.mean(0)
         weight = real.flatten().to(value.dtype)

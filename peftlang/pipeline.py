@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,16 +17,19 @@ from peftlang.ir.plan import Plan, Site
 from peftlang.lower import build
 from peftlang.lower import load as load_spec
 from peftlang.models import example_inputs as inputs_of
+from peftlang.passes.admit import check_admitted
 from peftlang.passes.annotate import annotate
 from peftlang.passes.decompose import decompose, write_out
+from peftlang.passes.entering import Entering, entering, with_beside
 from peftlang.passes.experts import check_experts
+from peftlang.passes.hide import hide
 from peftlang.passes.insert import insert
 from peftlang.passes.lift import lift
 from peftlang.passes.missing import found_instead
 from peftlang.passes.modules import modules
 from peftlang.passes.prompts import prompts
 from peftlang.passes.resolve import resolve
-from peftlang.passes.rewriting import Rewriting
+from peftlang.passes.rewriting import ActivePlan, Rewriting
 from peftlang.passes.roles import roles
 from peftlang.passes.rooms import prompts_inside
 from peftlang.passes.sequences import check_sequences, named_ids
@@ -47,6 +50,7 @@ GRAPH_PASSES: tuple[Callable[[Rewriting], None], ...] = (
     decompose,
     annotate,
     prompts,
+    hide,
     insert,
     lift,
 )
@@ -67,10 +71,13 @@ class Survey:
     sites: list[Site]
     containers: list[Site]
     no_prompt: str = ""
+    entering: Entering = field(default_factory=Entering)
 
     def why_missing(self, role: str) -> str:
         """What there is instead of a role that has no site at all; "" where nothing is like it."""
-        return self.no_prompt if role == "prompt" else found_instead(role, self.graphs, self.sites)
+        if role.startswith("prompt"):
+            return self.no_prompt if role == "prompt" else self.entering.reason
+        return found_instead(role, self.graphs, self.sites)
 
 
 def survey(model: nn.Module, example_inputs: Mapping[str, Any] | None = None) -> Survey:
@@ -96,8 +103,10 @@ def survey(model: nn.Module, example_inputs: Mapping[str, Any] | None = None) ->
         write_out(graph)
     sites = roles(graphs)
     prompt = prompt_site(model, sites)
-    found = sites + ([prompt] if prompt else []) + prompts_inside(graphs, sites)
-    return Survey(graphs, found, modules(graphs, sites), why_no_prompt(model))
+    ahead = ([prompt] if prompt else []) + prompts_inside(graphs, sites)
+    inside = entering(graphs, ahead, sites)
+    found = sites + ahead + inside.sites
+    return Survey(graphs, found, modules(graphs, sites), why_no_prompt(model), inside)
 
 
 @contextmanager
@@ -132,8 +141,10 @@ def plan(
     }
     sites = surveyed.sites + surveyed.containers
     resolved = resolve(named_ids(adapter, special_ids(model)), sites, shapes, surveyed.why_missing)
+    resolved = with_beside(resolved, sites, surveyed.entering.tables)
     check_sequences(resolved, sites)
     check_experts(resolved)
+    check_admitted([ActivePlan("", resolved)])
     seen("after", "resolve", resolved)
     seen("before", "share", resolved)
     shared = share(resolved)

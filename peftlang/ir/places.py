@@ -31,6 +31,9 @@ def in_scope(target: Target, site: Site) -> bool:
         layer = site.layer
         if layer is None or not any(r.contains(layer, layers) for r in target.layers):
             return False
+    elif site.role == "prompt" and site.layer is not None:
+        # Without layers it is the model's input.
+        return False
     if target.sides and site.side not in target.sides:
         return False
     return not target.where or any(_all_hold(anyof, site) for anyof in target.where)

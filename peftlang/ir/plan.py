@@ -159,6 +159,7 @@ class Plan(Frozen):
         groups: Every tensor, by name.
         train: Base parameters that train, with their shapes; the adapter has its own copy of each.
         tapped: Every site that a tap reads, by id.
+        beside: Every other site that has to be found, so that soft tokens can come in at a layer.
     """
 
     adapter: str
@@ -167,6 +168,7 @@ class Plan(Frozen):
     groups: dict[str, ParamGroup] = Field(default_factory=dict)
     train: dict[str, tuple[int, ...]] = Field(default_factory=dict)
     tapped: dict[str, Site] = Field(default_factory=dict)
+    beside: dict[str, Site] = Field(default_factory=dict)
     spec: Adapter | None = Field(default=None, exclude=True, repr=False)
 
     @cached_property
@@ -176,8 +178,8 @@ class Plan(Frozen):
 
     @property
     def concerned(self) -> dict[str, Site]:
-        """Every site that has to be found: those in use, and those that taps read."""
-        return {**self.tapped, **self.sites}
+        """Every site that has to be found: those in use, those that taps read, those beside."""
+        return {**self.beside, **self.tapped, **self.sites}
 
     def tapped_sequences(self, placement: Placement) -> Iterator[tuple[Site, Site]]:
         """Each site of a placement that reads the whole sequence at another, and that other."""

@@ -55,8 +55,8 @@ class Adapted:
             and with inner backends that compile for one variant, the variant.
         inputs: Values that the caller supplied, by input name.
         given: Values that belong to the call at hand, by slot name.
-        rooms: In this call, by path of a layer: its stack, how many soft tokens it takes in before
-            its sequence, and how many it lets go at the end, both as text.
+        rooms: In this call, by path of a layer: how many soft tokens it takes in before its
+            sequence, and how many it lets go at the end, both as text.
         streams: What the graphs of the call at hand made for others, by slot name.
         terms: Penalties of the last call in training, by adapter and placement.
     """
@@ -78,7 +78,7 @@ class Adapted:
         self._additions = self._changes = 0
         self.inputs: dict[str, Tensor] = {}
         self.given: dict[str, Tensor] = {}
-        self.rooms: dict[str, tuple[str, str, str]] = {}
+        self.rooms: dict[str, tuple[str, str]] = {}
         self.streams: dict[str, Tensor] = {}
         self.terms: dict[str, Tensor] = {}
         self.backend = GraphBackend(self)

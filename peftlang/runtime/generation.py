@@ -67,6 +67,14 @@ def hidden_prompt(cache: Any) -> int:
     return int(getattr(cache, _COUNT, 0))
 
 
+def held_by(cache: Any) -> int:
+    """How many tokens a filled cache holds, virtual ones with them."""
+    if isinstance(cache, tuple):
+        return int(cache[0][0].shape[-2])
+    seen = int(cache.get_seq_length())
+    return seen + hidden_prompt(cache) if isinstance(cache, _Shorter) else seen
+
+
 @contextmanager
 def whole(cache: Any) -> Iterator[None]:
     """Show a cache as it is to the call inside."""

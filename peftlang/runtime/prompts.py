@@ -19,10 +19,12 @@ from torch import Tensor, nn
 
 from peftlang.diagnostics import PeftError
 from peftlang.ir.plan import Site
+from peftlang.passes.hide import PAST
 from peftlang.passes.prompts import FIRST_VIRTUAL, PROMPT
 from peftlang.passes.tokens import sequence_of, soft_slot
 from peftlang.runtime.generation import (
     check_continues,
+    held_by,
     hidden_prompt,
     hide_prompt,
     make_room,
@@ -37,7 +39,13 @@ from peftlang.runtime.sequences import (
     named,
     parameters,
 )
-from peftlang.runtime.virtual import embeddings, length_of, prompts_of, through_embedding
+from peftlang.runtime.virtual import (
+    embeddings,
+    entrance_of,
+    length_of,
+    prompts_of,
+    through_embedding,
+)
 
 if TYPE_CHECKING:
     from peftlang.runtime.adapted import Adapted
@@ -94,20 +102,25 @@ def lengthened(adapted: "Adapted", door: "Door", module: nn.Module, call: "Call"
         call.kwargs["return_dict"] = False
     _fit_masks(call, count)
     site = found[0].site
-    if not _leads_to(door.path, site):
+    if not _leads_to(door.path, entrance_of(adapted, site)):
         yield
         return
+    inside = any(prompt.site.layer is not None for prompt in found)
     entrance = _entrance(adapted, door, module)
     with ExitStack() as stack:
         cache = None if entrance.two_sided or entrance.keeps else cache_of(call.kwargs)
         if is_filled(cache):
             check_continues(cache, count)
+            if inside:
+                stack.enter_context(adapted.giving({PAST: _past(adapted, held_by(cache))}))
             _continue(call, hidden_prompt(cache))
         elif _begin(call, entrance, count):
             values = embeddings(adapted, found, _tokens(call))
             _put(adapted, site, call, values)
             front = torch.zeros(count, device=values.device)
             given = {PROMPT: values, soft_slot(sequence_of(site)): front}
+            if inside:
+                given[PAST] = _past(adapted, 0)
             stack.enter_context(adapted.giving(given))
             make_room(cache, count, entrance.window)
             if not entrance.two_sided and not entrance.keeps:
@@ -116,8 +129,12 @@ def lengthened(adapted: "Adapted", door: "Door", module: nn.Module, call: "Call"
         yield
 
 
-def _leads_to(path: str, site: Site) -> bool:
-    return not path or site.path == path or site.path.startswith(f"{path}.")
+def _leads_to(path: str, entrance: str) -> bool:
+    return not path or entrance == path or entrance.startswith(f"{path}.")
+
+
+def _past(adapted: "Adapted", count: int) -> Tensor:
+    return torch.tensor([count], device=adapted.device)
 
 
 def _entrance(adapted: "Adapted", door: "Door", module: nn.Module) -> Entrance:

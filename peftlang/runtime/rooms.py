@@ -1,13 +1,15 @@
 """Soft tokens before patches or frames: room for them in a call, and results without them.
 
-The sequence is made longer by the module of a stack's first layer and shorter by that of its
-last, both while torch records them (`admitted`); what the soft tokens are, the ``insert`` pass
-writes into the graph. So whatever comes after the last layer is as the model made it. States and
-attention weights that layers in between hand back are cut here, in plain Python.
+The sequence is made longer by the modules of the layers at which soft tokens come in, the first for
+those at the input, and shorter by that of a stack's last, all while torch records them
+(`admitted`); what the soft tokens are, the ``insert`` pass writes into the graph. So whatever comes
+after the last layer is as the model made it. States and attention weights that layers in between
+hand back are cut here, in plain Python.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn, zeros
@@ -41,20 +43,34 @@ def roomed(adapted: "Adapted", door: "Door", call: "Call") -> Iterator[None]:
     given: dict[str, Tensor] = {}
     for stack, prompts in found.items():
         _check_mask(door, call)
-        count, site = sum(map(length_of, prompts)), prompts[0].site
-        first, last = item_path(stack, 0), item_path(stack, site.dims["layers"] - 1)
-        rooms = dict(adapted.rooms)
-        # As text, which torch never takes for a size that may vary.
-        rooms[first] = (stack, str(count), "0")
-        rooms[last] = (stack, rooms.get(last, (stack, "0"))[1], str(count))
-        adapted.rooms = rooms
-        given[room_slot(sequence_of(site))] = zeros(count)
-        call.after.append(_cutting(count))
+        counts = _by_layer(prompts)
+        adapted.rooms = {**adapted.rooms, **_rooms(stack, counts)}
+        given[room_slot(sequence_of(prompts[0].site))] = zeros(sum(counts))
+        call.after.append(_cutting(list(accumulate(counts))))
     try:
         with adapted.giving(given):
             yield
     finally:
         adapted.rooms = before
+
+
+def _by_layer(prompts: list[Prompt]) -> list[int]:
+    """How many soft tokens come in at each layer of a stack."""
+    counts = [0] * prompts[0].site.dims["layers"]
+    for prompt in prompts:
+        counts[max(prompt.layer, 0)] += length_of(prompt)
+    return counts
+
+
+def _rooms(stack: str, counts: list[int]) -> dict[str, tuple[str, str]]:
+    """What layers take in and let go, by path."""
+    leaving = [0] * (len(counts) - 1) + [sum(counts)]
+    # As text, which torch never takes for a size that may vary.
+    return {
+        item_path(stack, layer): (str(before), str(after))
+        for layer, (before, after) in enumerate(zip(counts, leaving, strict=True))
+        if before or after
+    }
 
 
 def _holds(door: str, path: str) -> bool:
@@ -79,24 +95,23 @@ def admitted(
     args: tuple[Any, ...], kwargs: dict[str, Any],
 ) -> Any:  # fmt: skip
     """One layer's forward, with room before its sequence or its result cut; torch records it."""
-    stack, *counts = adapted.rooms[path]
-    before, after = int(counts[0]), int(counts[1])
+    before, after = map(int, adapted.rooms[path])
     if before:
-        args, kwargs = _with_room(args, kwargs, before, stack)
+        args, kwargs = _with_room(args, kwargs, before, path)
     result = run(module, *args, **kwargs)
     return _without(result, after) if after else result
 
 
 def _with_room(
-    args: tuple[Any, ...], kwargs: dict[str, Any], count: int, stack: str
+    args: tuple[Any, ...], kwargs: dict[str, Any], count: int, layer: str
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The layer's arguments, the first hidden state among them made longer."""
     for index, value in enumerate(args):
         if _is_sequence(value):
-            return (*args[:index], room(value, count, stack), *args[index + 1 :]), kwargs
+            return (*args[:index], room(value, count, layer), *args[index + 1 :]), kwargs
     for name, value in kwargs.items():
         if _is_sequence(value):
-            return args, {**kwargs, name: room(value, count, stack)}
+            return args, {**kwargs, name: room(value, count, layer)}
     return args, kwargs
 
 
@@ -116,21 +131,23 @@ _OTHERS = ("text", "decoder", "cross")
 """What begins the name of a result that is of another sequence."""
 
 
-def _cutting(count: int) -> Callable[[Any], Any]:
-    return lambda result: _cut(result, count)
+def _cutting(counts: list[int]) -> Callable[[Any], Any]:
+    return lambda result: _cut(result, counts)
 
 
-def _cut(result: Any, count: int) -> Any:
+def _cut(result: Any, counts: list[int]) -> Any:
+    """A result without the soft tokens, of which layer ``i`` sees ``counts[i]``."""
     if isinstance(result, dict):
         for name, value in list(result.items()):
             if name.startswith(_OTHERS):
                 continue
             if name.endswith("attentions") and _is_run(value):
-                result[name] = type(value)(_square(part, count) for part in value)
+                each = zip(value, counts, strict=False)
+                result[name] = type(value)(_square(part, count) for part, count in each)
             elif name.endswith("hidden_states") and _is_run(value):
-                result[name] = _level(value, count)
+                result[name] = _level(value, counts)
             else:
-                result[name] = _cut(value, count)
+                result[name] = _cut(value, counts)
     return result
 
 
@@ -138,12 +155,13 @@ def _is_run(value: Any) -> bool:
     return type(value) in {tuple, list} and bool(value)
 
 
-def _level(states: Any, count: int) -> Any:
+def _level(states: Any, counts: list[int]) -> Any:
     """States of a stack's layers: the last, and what the first reads, are without soft tokens."""
     lengths = [s.shape[1] for s in states if isinstance(s, Tensor) and s.dim() == 3]
     own = min(lengths, default=0)
+    longer = {own + count: count for count in counts}
     return type(states)(
-        s[:, count:] if isinstance(s, Tensor) and s.dim() == 3 and s.shape[1] == own + count else s
+        s[:, longer.get(s.shape[1], 0) :] if isinstance(s, Tensor) and s.dim() == 3 else s
         for s in states
     )
 

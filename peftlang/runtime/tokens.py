@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from peftlang.diagnostics import PeftError
+from peftlang.ir.plan import Site
 from peftlang.ir.reach import asking, mixing
 from peftlang.passes.tokens import (
     FROM_END,
@@ -133,6 +134,8 @@ def _check_alone(adapted: "Adapted", call: "Call") -> None:
             if reading and any(sequence_of(site) != "encoder" for site in sites):
                 raise _cached(f"`{reading[0].op}` of `{placement.method}`")
             for site, other in plan.tapped_sequences(placement):
+                if site.role == "prompt":
+                    continue  # Soft tokens are made where a sequence begins, and cached.
                 if sequence_of(site) == sequence_of(other) or other.role in CACHED:
                     raise _cached(f"a tap of `{placement.method}`")
 
@@ -157,13 +160,19 @@ def _wanted(adapted: "Adapted") -> dict[str, str]:
         plan = adapted.records[name].plan
         for placement in plan.placements:
             method = plan.uses[placement.label].method
-            if reads_places(method):
+            inside = any(_comes_in_later(plan.sites[site]) for site in placement.sites)
+            if reads_places(method) or inside:
                 for site_id in placement.sites:
                     site = plan.sites[site_id]
                     found.setdefault(sequence_of(site), site.path)
             for _, other in plan.tapped_sequences(placement):
                 found.setdefault(sequence_of(other), other.path)
     return found
+
+
+def _comes_in_later(site: Site) -> bool:
+    """Whether soft tokens come in at a layer, where what they are made of may have padding."""
+    return site.role == "prompt" and site.layer is not None
 
 
 def _sequences(adapted: "Adapted", door: "Door", wanted: Mapping[str, str]) -> dict[str, Names]:

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from peftlang.ir.dims import Dim
 from peftlang.ir.expr import Expr
 from peftlang.ir.interpret import Interpreter
 from peftlang.ir.method import Method, fixed
 from peftlang.ir.plan import Placement, Site
 from peftlang.ir.sizes import site_sizes
 from peftlang.ir.types import Level
+from peftlang.passes.entering import soft_tokens
 from peftlang.passes.prompts import parts_before
+from peftlang.runtime.sequences import reader_of
 
 if TYPE_CHECKING:
     from peftlang.runtime.adapted import Adapted
@@ -34,17 +35,23 @@ class Prompt:
     site: Site
     parts: tuple[Expr, ...]
 
+    @property
+    def layer(self) -> int:
+        """The layer at which its soft tokens come in; -1 for the model's input."""
+        return -1 if self.site.layer is None else self.site.layer
+
 
 def prompts_of(adapted: "Adapted") -> list[Prompt]:
-    """The active methods at ``prompt``, in the order in which they act."""
+    """The active methods at ``prompt``, in the order in which they act: layer by layer."""
     plans = [(name, adapted.records[name].plan) for name in adapted.active]
-    return [
+    found = [
         _prompt(name, placement, plan.uses[placement.label].method, plan.sites[site])
         for name, plan in plans
         for placement in plan.placements
         for site in placement.sites
         if plan.sites[site].role == "prompt"
     ]
+    return sorted(found, key=lambda prompt: prompt.layer)
 
 
 def _prompt(adapter: str, placement: Placement, method: Method, site: Site) -> Prompt:
@@ -54,9 +61,12 @@ def _prompt(adapter: str, placement: Placement, method: Method, site: Site) -> P
 
 def length_of(prompt: Prompt) -> int:
     """How many virtual tokens a method puts before the sequence."""
-    sizes = site_sizes(prompt.method, prompt.placement.args, prompt.site)
-    lengths: list[Dim] = [part.type.dims[0] for part in prompt.parts]
-    return sum(length.evaluate(sizes) for length in lengths)
+    return soft_tokens(prompt.method, prompt.placement.args, prompt.site)
+
+
+def entrance_of(adapted: "Adapted", site: Site) -> str:
+    """Path of the module that reads the sequence which a site's soft tokens come before."""
+    return site.path if site.layer is None else reader_of(adapted.root, site.path) or ""
 
 
 def embeddings(adapted: "Adapted", prompts: list[Prompt], tokens: Tensor) -> Tensor:
@@ -69,13 +79,27 @@ def embeddings(adapted: "Adapted", prompts: list[Prompt], tokens: Tensor) -> Ten
     """
     front: list[Tensor] = []
     for prompt in prompts:
-        values = _evaluated(adapted, prompt, tokens, front)
+        inside = prompt.site.layer is not None
+        values = (
+            [_filling(adapted, prompt)] if inside else _evaluated(adapted, prompt, tokens, front)
+        )
         front = [*values, *front]
     rows = max((value.shape[0] for value in front if value.dim() == 3), default=None)
     if rows is None:
         return torch.cat(front)
     batch = tokens.shape[0]
     return torch.cat([value.expand(batch, *value.shape[-2:]) for value in front], dim=1)
+
+
+def _filling(adapted: "Adapted", prompt: Prompt) -> Tensor:
+    """What stands in the room for soft tokens that a layer brings: nothing sees it.
+
+    Not zeros, at which norms that methods in the layers before may take have no gradient.
+    """
+    assert prompt.site.weight is not None
+    weight = adapted.root.get_parameter(prompt.site.weight)
+    row = torch.linspace(-1, 1, weight.shape[-1], dtype=weight.dtype, device=weight.device)
+    return row.expand(length_of(prompt), -1)
 
 
 def _evaluated(

@@ -55,7 +55,9 @@ method m(r: int = 8) {
     Code(
         "S404",
         "a layer that does not exist",
-        "A scope names layers past the end of the stack.",
+        "A scope names layers past the end of the stack, or soft tokens are to come in at a layer "
+        "where the model leaves no room for them: `prompt in layers[k]` needs attention in every "
+        "layer before, and positions that are relative or looked up in a table.",
         example="`attn.q in layers[0..31]` compiled for a model of 12 layers.",
         runs=False,
     ),
@@ -161,6 +163,14 @@ method m(r: int = 8) {
         "at a single expert is written into the expert's weights, so it has to be linear in what "
         "the expert reads.",
         example="`lora at expert.up` with a `dropout` in it, or `houlsby at expert.down`.",
+        runs=False,
+    ),
+    Code(
+        "S419",
+        "a value from before soft tokens come in",
+        "Soft tokens that come in at a layer in the middle have no value in the layers before, "
+        "where a tap, a carried state or a look at all keys would find what stands in for them.",
+        example="`tap y[d_h] = block.h in layers[0]` at layer 5, beside `prompt in layers[3]`.",
         runs=False,
     ),
     Code(

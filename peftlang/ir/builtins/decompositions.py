@@ -11,7 +11,7 @@ from typing import Any
 from peftlang.diagnostics import PeftError
 from peftlang.ir.builtins.operands import shaped
 from peftlang.ir.builtins.table import Builtin, Evaluation, Signature
-from peftlang.ir.dims import Dim, product
+from peftlang.ir.dims import Dim, UnboundDim, product
 from peftlang.ir.expr import Apply, Number
 from peftlang.ir.types import Type, TypeFact
 
@@ -111,7 +111,11 @@ def _part_rule(call: Signature) -> Type:
 
 def _part(call: Evaluation) -> Any:
     have = call.types[0].dims
-    size, first, count = call.size(have[0]), int(call.args[1]), int(call.args[2])
+    first, count = int(call.args[1]), int(call.args[2])
+    try:
+        size = call.size(have[0])
+    except UnboundDim:  # How long a sequence is shows only when the model runs.
+        size = first + count
     if first < 0 or first + count > size:
         raise PeftError(
             f"`part` takes {count} entries from number {first} of `{have[0]}`, which is {size}",

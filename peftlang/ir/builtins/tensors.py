@@ -235,17 +235,21 @@ def _spread(call: Evaluation, value: Any, like: Any, axis: int) -> Any:
 
 def _index_rule(call: Signature) -> Type:
     have, at = call.types
-    if not have.dims or have.level is not Level.CONST:
+    single = have.level is Level.EXAMPLE and at.level is Level.CONST and not at.dims
+    if not have.dims or not (have.level is Level.CONST or single):
         what = "has no dimensions" if not have.dims else "is not the same for every input"
         raise TypeFact(f"this {what}, so it cannot be indexed", code="T209", argument=0)
     if at.kind != "int":
         raise TypeFact(f"{have} is indexed by whole numbers", code="T209",
                        help="declare it as `input name : index(n)`")  # fmt: skip
-    return Type(at.dims + have.dims[1:], at.level, have.kind)
+    level = have.level if single else at.level
+    return Type(at.dims + have.dims[1:], level, have.kind)
 
 
 def _index(call: Evaluation) -> Any:
     table, at = call.args
+    if call.types[0].level is Level.EXAMPLE:
+        return table.select(-len(call.types[0].dims), int(at))
     if isinstance(at, int):
         _check_entry(call, at)
     if isinstance(at, int) or len(call.types[0].dims) != 2:
