@@ -150,6 +150,8 @@ def _check_host(
         raise Mismatch("acts where no single projection reads the value", depth=3)
     if host.rows is not None:
         raise Mismatch(f"acts on some rows of {host.path}, and PEFT adapts whole modules", depth=3)
+    if host.role == "prompt" and host.layer is not None:
+        raise Mismatch("comes in at a layer, and PEFT's prompts at the model's input", depth=3)
     if form.place != "module":
         return
     module = model.get_submodule(host.path)
