@@ -73,6 +73,8 @@ def test_equals_its_reference_at_every_site(path: Path, preset: str) -> None:
             if refused.code in NOWHERE:
                 pytest.skip(f"{preset} has no place for it: {refused.message}")
             raise
+        if any(s.role == "prompt" and s.layer is not None for s in adapter.plan.sites.values()):
+            pytest.skip("tests/runtime/test_late_prompts.py runs the layers of a longer sequence")
         randomise(adapter.tensors(), scale=0.1)
         given, tensors = numbers(extra_inputs(adapter)), dict(adapter.tensors())
         there = InPlace(
