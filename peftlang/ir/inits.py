@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from peftlang.diagnostics import PeftError
 from peftlang.ir.dims import Dim
 
 
@@ -115,7 +116,14 @@ def _entries(call: InitCall) -> Any:
 
 def _bernoulli(call: InitCall) -> Any:
     """1 with the given probability, else 0."""
-    return (_uniform(call, 0.0, 1.0) < float(call.args[0])).to(call.t.float32)
+    probability = float(call.args[0])
+    if not 0 <= probability <= 1:
+        raise PeftError(
+            f"`bernoulli({probability:g})` is no probability",
+            code="S408",
+            help="give a number from 0 to 1",
+        )
+    return (_uniform(call, 0.0, 1.0) < probability).to(call.t.float32)
 
 
 def _eye(call: InitCall) -> Any:

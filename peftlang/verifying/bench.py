@@ -8,18 +8,16 @@ import torch
 from torch import Tensor
 
 from peftlang.diagnostics import PeftError
-from peftlang.ir.expr import DimValue, Expr, Number, Scalar
 from peftlang.ir.inits import INITIALISERS, InitCall
 from peftlang.ir.interpret import Interpreter
 from peftlang.ir.method import CarryDef, Method, TapDef, TensorDef
 from peftlang.ir.positions import EMBED, NORM, POSITIONS, PROJECTION
-from peftlang.ir.reach import asking
 from peftlang.ir.sizes import site_sizes
 from peftlang.ir.types import Level, Type
 from peftlang.runtime.store import tensor_seed
 from peftlang.verifying.attention import Product, attention
 from peftlang.verifying.situation import Placed, is_core
-from peftlang.verifying.tokens import Tokens
+from peftlang.verifying.tokens import Tokens, named_ids
 
 FROZEN = frozenset({"W", "b"})
 Values = dict[str, Tensor]
@@ -82,7 +80,9 @@ class Bench:
         """The sequence, as builtins and references are told of it."""
         sizes = self.placed.situation.sizes
         like = torch.zeros(sizes["batch"], sizes["tokens"], dtype=self.dtype)
-        return Tokens(like, causal=self.placed.situation.causal, named=_named_ids(self.placed))
+        given = {**self.placed.use.args, **self.placed.adapter.args}
+        named = named_ids(self.placed.method, given, self.placed.sizes)
+        return Tokens(like, causal=self.placed.situation.causal, named=named)
 
     def values(self, leaves: Values | None = None) -> Values:
         """Every name in scope: the leaves, the weights, and ``h`` where it follows from them."""
@@ -251,20 +251,6 @@ def _implicit(placed: Placed, type_: Type) -> list[int]:
         Level.TOKEN: [sizes["batch"], sizes["tokens"]],
     }
     return implicit[type_.level]
-
-
-def _named_ids(placed: Placed) -> tuple[int, ...]:
-    """Ids that the method's predicates on tokens name, and every other whole number it is given."""
-    calls = asking(placed.method, what=["ids"])
-    named = [_whole(arg, placed) for call in calls for arg in call.args]
-    given = {**placed.use.args, **placed.adapter.args}.values() if calls else ()
-    return tuple(dict.fromkeys(one for one in (*named, *given) if type(one) is int))
-
-
-def _whole(expr: Expr, placed: Placed) -> Scalar | None:
-    if isinstance(expr, DimValue):
-        return expr.dim.evaluate(placed.sizes)
-    return expr.value if isinstance(expr, Number) else None
 
 
 def _generator(placed: Placed, name: str) -> torch.Generator:

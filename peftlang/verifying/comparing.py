@@ -1,7 +1,7 @@
 """A spec against a reference at one site: outputs, and gradients of everything that trains."""
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -106,10 +106,22 @@ def _check_usable(drawn: st.SearchStrategy[Placed], reference: Reference, seed: 
 def difference(placed: Placed, reference: Reference) -> float:
     """The largest relative error between the spec and the reference at one site.
 
+    What differs in float32 is tried in float64, which tells a mistake from rounding.
+
     Raises:
         Broken: it is past the tolerance.
         PeftError: V8xx, the reference gives no usable answer.
     """
+    try:
+        return _difference(placed, reference)
+    except Broken:
+        if placed.situation.dtype != "float32":
+            raise
+    precise = replace(placed.situation, dtype="float64")
+    return _difference(replace(placed, situation=precise), reference)
+
+
+def _difference(placed: Placed, reference: Reference) -> float:
     site: Bench = unless_unfit(lambda: bench(placed))
 
     def run(own: Values, values: Values) -> Outcome:

@@ -13,6 +13,7 @@ from peftlang.models import build, example_inputs, load_model
 from peftlang.runtime import control
 from peftlang.runtime.adapted import of
 from peftlang.verifying.subject import Subject
+from peftlang.verifying.tokens import named_ids
 
 LARGEST = 8
 """Integers that the caller left free are cut to this, which suits the presets' widths."""
@@ -49,6 +50,7 @@ class Fitted:
         self.base = _loaded(name)
         self.inputs = varied(example_inputs(self.base), self.base)
         self.model = self._adapted()
+        self._name_tokens()
         self.given = self._given()
         parameters = self.view.parameters().items()
         self._starts = {name: value.detach().clone() for name, value in parameters}
@@ -59,6 +61,18 @@ class Fitted:
             copy.deepcopy(self.base), subject.spec, entry=subject.entry, at=subject.at,
             overrides=subject.overrides, args=self.args, example_inputs=self.inputs,
         )  # fmt: skip
+
+    def _name_tokens(self) -> None:
+        """Let some of the tokens have the ids that the spec asks for, so that it acts."""
+        ids: list[int] = []
+        for use in self.view.plan.uses.values():
+            sizes = {k: v for k, v in use.args.items() if type(v) is int}
+            ids += named_ids(use.method, use.args, sizes)
+        for name, value in self.inputs.items():
+            if isinstance(value, Tensor) and name.endswith("input_ids"):
+                fitting = [one for one in ids if one < _vocabulary(self.base)]
+                count = min(len(fitting), value.shape[1] - 1)
+                value[:, 1 : 1 + count] = torch.tensor(fitting[:count])
 
     @property
     def view(self) -> control.AdapterView:

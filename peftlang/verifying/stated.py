@@ -52,7 +52,8 @@ def check_stated(placed: Placed, stated: Mapping[str, Any]) -> None:
         Broken: a tensor, its start, or the penalty is another.
     """
     site = bench(placed, initial=True)
-    _check_penalty(bench(placed), stated.get("penalty"))
+    precise = replace(placed, situation=replace(placed.situation, dtype="float64"))
+    _check_penalty(bench(precise), stated.get("penalty"))
     _check_rates(site, stated.get("rates"))
     initial = stated.get("initial")
     if initial is None:

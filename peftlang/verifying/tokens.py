@@ -6,8 +6,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from peftlang.ir.expr import DimValue, Expr, Number, Scalar
+from peftlang.ir.method import Method
+from peftlang.ir.reach import asking
+
 IDS = (1, 2, 3, 4)
 """Ids of a site's tokens are these and so on again, each row beginning one further."""
+
+
+def named_ids(
+    method: Method, given: Mapping[str, Scalar], sizes: Mapping[str, int]
+) -> tuple[int, ...]:
+    """Ids that a method's predicates on tokens name, and every other whole number it is given.
+
+    Args:
+        method: The method.
+        given: Its hyper-parameters, and its adapter's.
+        sizes: Sizes of its dimensions.
+    """
+    calls = asking(method, what=["ids"])
+    named = [_whole(arg, sizes) for call in calls for arg in call.args]
+    others = given.values() if calls else ()
+    return tuple(dict.fromkeys(one for one in (*named, *others) if type(one) is int))
+
+
+def _whole(expr: Expr, sizes: Mapping[str, int]) -> Scalar | None:
+    if isinstance(expr, DimValue):
+        return expr.dim.evaluate(sizes)
+    return expr.value if isinstance(expr, Number) else None
 
 
 class Tokens:

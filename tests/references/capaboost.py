@@ -21,7 +21,7 @@ def initial(site: Any, W: Any, b: Any) -> dict[str, Any]:
         def holds(drawn: Any) -> bool:
             kept, spread = drawn.mean(), (density * (1 - density) / drawn.numel()) ** 0.5
             whole = bool(((drawn == 0) | (drawn == 1)).all())
-            return drawn.shape[1:] == shape and whole and bool(abs(kept - density) < 5 * spread)
+            return drawn.shape[1:] == shape and whole and bool(abs(kept - density) <= 5 * spread)
 
         return holds
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch.nn.functional import pad
 
 
 def reference(site: Any, params: Any, x: Any, h: Any, W: Any, b: Any) -> Any:
@@ -21,7 +22,9 @@ def initial(site: Any, W: Any, b: Any) -> dict[str, Any]:
     def split(matrix: Any) -> tuple[Any, Any]:
         u, s, v = torch.linalg.svd(matrix, full_matrices=False)
         signs = u.gather(0, u.abs().argmax(0, keepdim=True)).sign()
-        return (u * signs)[:, :r], (s[:, None] * v * signs.T)[:r]
+        left, right = u * signs, s[:, None] * v * signs.T
+        lacking = max(0, r - len(s))
+        return pad(left, (0, lacking))[:, :r], pad(right, (0, 0, 0, lacking))[:r]
 
     pairs = W.reshape(n, rows, n, n, columns, n).permute(0, 3, 1, 4, 2, 5)
     left, rest = split(pairs.reshape(n * n, -1))

@@ -77,10 +77,11 @@ method m(r: int = 8) {
     ),
     Code(
         "S408",
-        "a size that does not fit a site",
+        "a number that does not fit a site",
         "A dimension of the method is no whole number at this site, or is zero: `d_x / b` where "
         "`b` does not divide `d_x`. Or the method asks for an entry that a tensor does not have: "
-        "`E[place]` of `E[2, d_h]` with three alternatives in the position.",
+        "`E[place]` of `E[2, d_h]` with three alternatives in the position. Or a mask is drawn "
+        "with a probability beyond 0 to 1.",
         example="`oft` with `b = 48` compiled for a model 64 wide.",
         runs=False,
     ),
