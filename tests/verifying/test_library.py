@@ -14,4 +14,4 @@ LIBRARY = sorted(SPECS.glob("*.peft"))
 def test_a_spec_keeps_its_promises_and_is_what_its_reference_says(path: Path) -> None:
     report = verify(path, against=REFERENCES / f"{path.stem}.py", examples=12, whole=False)
     report.check()
-    assert len(report.rows) > 1
+    assert report.rows
