@@ -14,7 +14,7 @@ from torch.fx import Node
 from peftlang.capture import CapturedGraph
 from peftlang.ir.plan import Site
 from peftlang.passes.dataflow.attention import Attention
-from peftlang.passes.dataflow.feedforward import branch_between, inputs_of
+from peftlang.passes.dataflow.feedforward import branch_between, branch_of, inputs_of
 from peftlang.passes.dataflow.flow import Flow, shape_of
 from peftlang.passes.dataflow.ops import CASTS, VIEWS, name_of
 from peftlang.passes.dataflow.projected import projected
@@ -220,7 +220,11 @@ def _sublayers(reading: Reading, site: Site) -> tuple[list[Occurrence], str | No
     found = []
     for start, end in _ends(reading, site.anchors[0]):
         inputs = _inputs(reading, site, end)
-        join = joint(reading.flow, start, [x for x, _ in inputs])
+        other = None
+        if site.role == "ffn" and not inputs:
+            other = branch_of(reading.flow, start, site.anchors[0])
+        sources, experts = [x for x, _ in inputs], site.role == "ffn"
+        join = other.joint if other else joint(reading.flow, start, sources, with_experts=experts)
         found.append(_whole(reading, site, start, join, inputs))
     if found:
         return found, None

@@ -188,6 +188,7 @@ class _Inference:
         anchors = tuple(dict.fromkeys((anchor, down.weight)))
         self._add(Draft("ffn", path, at, None, None, anchors, dims))
         self.branches.append(Found(path, "ffn", join, at, anchor, reading))
+        self._experts(index, reading, join)
 
     def _others(self, index: int, reading: Reading) -> None:
         mine = [b.joint for b in self.branches if b.reading is reading]
@@ -198,8 +199,7 @@ class _Inference:
     def _other(self, index: int, reading: Reading, found: Branch) -> None:
         join = found.joint
         path = common_path(name.rpartition(".")[0] for name in found.weights)
-        at = (index, reading.flow.order[join.add])
-        role = "ffn" if found.token_wise else None
+        at, role = (index, reading.flow.order[join.add]), "ffn" if found.token_wise else None
         if role:
             dims = {"d_x": _width(found.x), "d_h": _width(join.h)}
             self._add(Draft(role, path, at, None, None, (found.weights[-1],), dims))

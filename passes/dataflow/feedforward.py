@@ -43,14 +43,22 @@ def feed_forward(
     if not before or len({use.x for use in before}) != 1:
         return None
     x = before[0].x
-    join = joint(flow, down.h, [x])
+    join = joint(flow, down.h, [x], with_experts=True)
     if (
         join is None
         or join.resid is None
         or not flow.is_ancestor(flow.source(join.resid, CASTS), x)
+        or _mixes_tokens(flow, down.h, join.h)
     ):
         return None
     return FeedForward(parts_before(flow, before, down), down, x, join)
+
+
+def _mixes_tokens(flow: Flow, start: Node, end: Node) -> bool:
+    """Whether tokens meet on the way: then it is attention's low-rank query, say, that starts."""
+    between = flow.ancestors([end], flow.order[start])
+    mixing = (n for n in between if n in flow.live and name_of(n) in MIXING)
+    return any(flow.is_ancestor(start, n) for n in mixing if n is not start)
 
 
 def inputs_of(flow: Flow, down: WeightUse, by_result: dict[Node, WeightUse]) -> list[WeightUse]:
@@ -150,6 +158,15 @@ def _branch(flow: Flow, add: Node) -> Branch | None:
     if stream is flow.source(h, CASTS) or not flow.is_ancestor(stream, h):
         return None
     return branch_between(flow, Joint(h, add, resid, add))
+
+
+def branch_of(flow: Flow, start: Node, weight: str) -> Branch | None:
+    """The branch of any other kind that ends after `start`, by the last weight that it uses."""
+    for node, _ in flow.spine(start):
+        found = _branch(flow, node) if name_of(node) == "add" else None
+        if found and found.weights[-1] == weight:
+            return found
+    return None
 
 
 def branch_between(flow: Flow, join: Joint) -> Branch | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch.fx import Node
 
-from peftlang.passes.dataflow.flow import Flow, is_float
+from peftlang.passes.dataflow.flow import Flow, is_float, shape_of
 from peftlang.passes.dataflow.ops import CASTS, name_of
 
 
@@ -24,13 +24,17 @@ class Joint:
     total: Node
 
 
-def joint(flow: Flow, start: Node, inputs: Iterable[Node] = ()) -> Joint | None:
+def joint(
+    flow: Flow, start: Node, inputs: Iterable[Node] = (), *, with_experts: bool = False
+) -> Joint | None:
     """The first addition that `start` flows into whole, if it is an addition to a stream.
 
     Args:
         flow: The graph.
         start: What the branch computes, its last projection's result, say.
         inputs: What the branch reads: the stream is what these are made from.
+        with_experts: Whether what a mixture of experts adds first is of the same branch, as where
+            one expert is shared by all tokens.
     """
     nodes = list(inputs)
     for node, reached in flow.spine(start):
@@ -39,8 +43,19 @@ def joint(flow: Flow, start: Node, inputs: Iterable[Node] = ()) -> Joint | None:
             continue
         h = next(o for o in node.all_input_nodes if o is not other)
         resid, total = _stream(flow, node, other, reached, nodes)
+        if with_experts and flow.readers[node] == [total] and _has_experts(flow, other, resid):
+            return Joint(node, total, resid, total)
         return Joint(h, node, resid, total)
     return None
+
+
+def _has_experts(flow: Flow, node: Node, stream: Node | None) -> bool:
+    """Whether a value is made of a stream by weights of several experts."""
+    assert stream is not None
+    inside = flow.ancestors([node], flow.order[flow.source(stream, CASTS)])
+    weights = (o for n in inside if n in flow.live for o in flow.operands[n] if o not in flow.live)
+    sources = (flow.source(weight) for weight in weights)
+    return any(len(shape_of(s)) == 3 and flow.facts.parameter_of(s) for s in sources)
 
 
 def _other(flow: Flow, node: Node, reached: set[Node]) -> Node | None:
