@@ -10,7 +10,7 @@ from torch._dynamo.backends.registry import list_backends, lookup_backend
 from torch._dynamo.exc import BackendCompilerFailed, FailOnRecompileLimitHit
 
 from peftlang.capture.checkpoints import run_plainly
-from peftlang.capture.frontend import fastpath_disabled, switched_off
+from peftlang.capture.frontend import PROCESS_LIMIT, fastpath_disabled, switched_off
 from peftlang.diagnostics import PeftError, did_you_mean
 
 RECOMPILE_LIMIT = 512
@@ -42,7 +42,7 @@ def compile_function(function: Callable[..., Any], backend: Backend) -> Callable
                 fastpath_disabled(),
                 dynamo.config.patch(
                     recompile_limit=limit,
-                    accumulated_recompile_limit=max(limit, 8 * RECOMPILE_LIMIT),
+                    accumulated_recompile_limit=PROCESS_LIMIT,
                     fail_on_recompile_limit_hit=True,
                     suppress_errors=False,
                 ),

@@ -24,6 +24,9 @@ from peftlang.capture.facts import CapturedGraph, ModelNames, graphs_of
 from peftlang.diagnostics import PeftError
 
 # More frames than this in one forward means that Dynamo does not get through the model.
+PROCESS_LIMIT = 1 << 30
+"""How often one frame may be compiled by all models of a process together: there is no end."""
+
 _FRAMES = 512
 
 
@@ -98,10 +101,14 @@ def _recorded(
     def forward() -> Any:
         return model(**example_inputs)
 
+    # Dynamo counts what it compiled of one code object; each recording has its own.
+    own = types.FunctionType(
+        forward.__code__.replace(), forward.__globals__, closure=forward.__closure__
+    )
     with _undisturbed(model, training=training):
         if marked:
             _mark(model)
-        _compiled(forward, record)()
+        _compiled(own, record)()
     return None if shared else graphs
 
 
@@ -173,7 +180,7 @@ def _undisturbed(model: nn.Module, *, training: bool) -> Iterator[None]:
             dynamo.config.patch(
                 automatic_dynamic_shapes=False,
                 recompile_limit=_FRAMES,
-                accumulated_recompile_limit=_FRAMES,
+                accumulated_recompile_limit=PROCESS_LIMIT,
                 suppress_errors=False,
             )
         )

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -82,7 +83,6 @@ class Adapted:
         self.streams: dict[str, Tensor] = {}
         self.terms: dict[str, Tensor] = {}
         self.backend = GraphBackend(self)
-        self._experts = experts_of(root)
         self._was_trainable = {n: p.requires_grad for n, p in root.named_parameters()}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Adapted":
@@ -92,12 +92,11 @@ class Adapted:
             return memo[id(self)]  # type: ignore[no-any-return]
         twin = object.__new__(Adapted)
         memo[id(self)] = twin
-        twin.__dict__.update(self.__dict__)
+        twin.__dict__.update({k: v for k, v in self.__dict__.items() if k != "experts"})
         twin.root, twin.records, twin.serials = root, dict(self.records), dict(self.serials)
         twin.inside, twin.inputs, twin.given = False, dict(self.inputs), {}
         twin.rooms, twin.streams, twin.terms = {}, {}, {}
         twin.backend = GraphBackend(twin)
-        twin._experts = experts_of(root)
         return twin
 
     def __reduce__(self) -> Any:
@@ -106,6 +105,11 @@ class Adapted:
             code="R509",
             help="use peftlang.save(model, folder), or torch.save(model.state_dict(), file)",
         )
+
+    @cached_property
+    def experts(self) -> list[Any]:
+        """The configurations that say how the model's experts run."""
+        return experts_of(self.root)
 
     @property
     def switched_on(self) -> bool:
@@ -280,7 +284,7 @@ class Adapted:
     def _running(self) -> Iterator[None]:
         before, self.inside = self.inside, True
         try:
-            with at_once(self._experts, loops_only=True):
+            with at_once(self.experts, loops_only=True):
                 yield
         finally:
             self.inside = before
