@@ -1,44 +1,34 @@
-"""annotate: find the plan's sites in the graphs at hand.
+"""annotate: find the sites in a graph that was recorded by itself.
 
-Requires: sites that ``roles`` found in a whole forward. Ensures: ``located`` has one entry per
-graph; a site whose weights run where its computation cannot be found is an error.
+Requires: an operation that `decompose` has written out. Ensures: the sites that lie within it are located;
+a graph whose sites are known is as it was.
 """
 
 from peftlang.diagnostics import PeftError
-from peftlang.passes.admit import admit, check_admitted
-from peftlang.passes.locate import locate
-from peftlang.passes.occurrence import Missing
-from peftlang.passes.rewriting import Rewriting
-from peftlang.passes.rooms import rooms
+from peftlang.emit.rewriting import Rewriting
+from peftlang.sites.locate import locate
+from peftlang.sites.occurrence import Missing
 
 
 def annotate(work: Rewriting) -> None:
-    """Locate every site of the active adapters in every graph.
+    """Locate the sites that are looked for.
 
     Raises:
-        PeftError: R502, a site runs in a graph and cannot be found there; S419, one method reads
-            what another has not yet put there.
+        PeftError: R502, a site runs in the graph and cannot be found there.
     """
-    sites = {k: s for active in work.active for k, s in active.plan.concerned.items()}
-    in_graphs = [site for site in sites.values() if site.role != "prompt"]
-    work.located = [locate(graph, in_graphs) for graph in work.graphs]
-    prompts = [site for site in sites.values() if site.role == "prompt"]
-    check_admitted(work.active)
-    admit(work)
-    for graph, located in zip(work.graphs, work.located, strict=True):
-        rooms(graph, prompts, located)
-    lost = [missing for located in work.located for missing in located.missing]
-    if lost:
-        raise _not_found(lost)
+    if work.captured is None:
+        return
+    found = locate(work.captured, work.sought)
+    if found.missing:
+        raise _not_found(found.missing[0])
+    work.located.found.update(found.found)
 
 
-def _not_found(lost: list[Missing]) -> PeftError:
-    first = lost[0]
-    others = f", and {len(lost) - 1} more" if len(lost) > 1 else ""
+def _not_found(lost: Missing) -> PeftError:
     return PeftError(
-        f"the weights of {first.site.id} run in this graph, but the site was not found there"
-        f"{others}: {first.reason}",
+        f"the weights of {lost.site.id} run in an operation, but the site was not found there: "
+        f"{lost.reason}",
         code="R502",
-        help="a graph break inside the layer splits a site in two: TORCH_LOGS=graph_breaks shows "
-        "where; or place the method on projections, which are found by their weights alone",
+        help="call the module with the kind of arguments with which the model was adapted; or place "
+        "the method on modules that are called",
     )

@@ -6,6 +6,7 @@ nodes of their own, and the graph computes what it did, dropout's random numbers
 """
 
 import math
+from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any
 
@@ -16,10 +17,11 @@ from torch.fx import Graph, Node, Proxy, map_arg
 from torch.fx.proxy import GraphAppendingTracer
 from torch.nn import functional
 
-from peftlang.capture import CapturedGraph
+from peftlang.capture.facts import STACK, VALUE, ModuleCall
 from peftlang.diagnostics import PeftError
-from peftlang.passes.dataflow.ops import name_of
-from peftlang.passes.rewriting import Rewriting
+from peftlang.emit.rewriting import Rewriting
+from peftlang.graph.ops import name_of
+from peftlang.graph.written import WRITTEN_OUT, WrittenOut
 
 _NAMES = (
     *("query", "key", "value", "embed_dim", "num_heads", "in_proj_weight", "in_proj_bias"),
@@ -39,31 +41,35 @@ _FUSED_KERNELS = frozenset({"transformer_encoder_layer_fwd", "native_multi_head_
 
 
 def decompose(work: Rewriting) -> None:
-    """Write out every graph that is being rewritten.
+    """Write out what a graph holds as one node.
 
     Raises:
         PeftError: S407, as `write_out`.
     """
-    for graph in work.graphs:
-        write_out(graph)
+    write_out(work.graph)
 
 
-def write_out(graph: CapturedGraph) -> bool:
-    """Rewrite one graph in place; say whether there was anything to write out.
+def write_out(graph: Graph, calls: Iterable[ModuleCall] = ()) -> bool:
+    """Rewrite a graph in place; say whether there was anything to write out.
+
+    Args:
+        graph: The operations.
+        calls: Calls of modules in it, which are told of the nodes that give their results now.
 
     Raises:
         PeftError: S407 for forms that have no projections to name: keys and values given
             (`static_k`), extended (`add_bias_kv`, `add_zero_attn`), or hidden in a fused kernel.
     """
-    found = [n for n in graph.gm.graph.nodes if name_of(n) == "multi_head_attention_forward"]
-    hidden = [n for n in graph.gm.graph.nodes if name_of(n).lstrip("_") in _FUSED_KERNELS]
+    found = [n for n in graph.nodes if name_of(n) == "multi_head_attention_forward"]
+    hidden = [n for n in graph.nodes if name_of(n).lstrip("_") in _FUSED_KERNELS]
     if hidden:
-        raise _unnamed("a fused inference kernel", "capture under fastpath_disabled()")
-    for node in found:
-        _replace(graph.gm.graph, node)
+        raise _unnamed("a fused inference kernel", "call the model once in training mode")
+    for number, node in enumerate(found):
+        moved = _replace(graph, node, number)
+        for call in calls:
+            call.outputs = {moved.get(n, n): place for n, place in call.outputs.items()}
     if found:
-        graph.gm.graph.lint()
-        graph.gm.recompile()
+        graph.lint()
     return bool(found)
 
 
@@ -71,17 +77,20 @@ def _unnamed(what: str, mend: str) -> PeftError:
     return PeftError(f"attention by {what} has no projections to name", code="S407", help=mend)
 
 
-def _replace(graph: Graph, node: Node) -> None:
+def _replace(graph: Graph, node: Node, number: int) -> dict[Node, Node]:
     options = _DEFAULTS | dict(zip(_NAMES, node.args, strict=False)) | dict(node.kwargs)
     for name in ("bias_k", "bias_v", "static_k", "static_v", "add_zero_attn"):
         if options[name] is not None and options[name] is not False:
             raise _unnamed(f"MultiheadAttention with `{name}`", "use module paths as positions")
     before = set(graph.nodes)
+    origin = WrittenOut.of(node, number)
     with graph.inserting_before(node):
         out, weights = _Attention(graph, options).outputs()
+    moved: dict[Node, Node] = {}
     for user in list(node.users):
         value = (out, weights)[user.args[1]]  # type: ignore[index]
         if value is not None:
+            moved[user] = value.node
             user.replace_all_uses_with(value.node)
             graph.erase_node(user)
     inputs = [n for n in node.all_input_nodes if name_of(n) == "transpose"]
@@ -91,17 +100,18 @@ def _replace(graph: Graph, node: Node) -> None:
             graph.erase_node(unused)
     for made in graph.nodes:
         if made not in before:
-            made.meta.update({k: v for k, v in node.meta.items() if k != "example_value"})
-            made.meta["example_value"] = _value(made)
+            made.meta |= {STACK: node.meta.get(STACK, ()), WRITTEN_OUT: origin}
+            made.meta[VALUE] = _value(made)
+    return moved
 
 
 def _value(node: Node) -> Any:
     """The stand-in for what the node computes, from its operands' stand-ins."""
-    operands = [n.meta["example_value"] for n in node.all_input_nodes]
+    operands = [n.meta[VALUE] for n in node.all_input_nodes]
     mode = next((v.fake_mode for v in operands if isinstance(v, FakeTensor)), None)
 
     def stand_in(operand: Node) -> Any:
-        value = operand.meta["example_value"]
+        value = operand.meta[VALUE]
         real = mode and isinstance(value, Tensor) and not isinstance(value, FakeTensor)
         return mode.from_tensor(value) if mode and real else value
 
@@ -120,7 +130,7 @@ class _Attention:
         self.tracer = GraphAppendingTracer(graph)
         self.options = options
         query: Node = options["query"]
-        self.query_value: Tensor = query.meta["example_value"]
+        self.query_value: Tensor = query.meta[VALUE]
         self.batched = self.query_value.dim() == 3
         # The module turns [batch, tokens] round for the function; it need not be turned at all.
         self.batch_first = self.batched and all(
@@ -184,7 +194,7 @@ class _Attention:
         if causal and padding is None and not self.options["need_weights"]:
             return None, True
         if mask is not None:
-            three = self.options["attn_mask"].meta["example_value"].dim() == 3
+            three = self.options["attn_mask"].meta[VALUE].dim() == 3
             mask = self._as_float(mask, "attn_mask")
             mask = mask.unflatten(0, (-1, self.heads)) if three else mask[None, None]
         if padding is not None:
@@ -195,7 +205,7 @@ class _Attention:
         return mask, causal and not self.options["need_weights"]
 
     def _as_float(self, mask: Any, name: str) -> Any:
-        if self.options[name].meta["example_value"].is_floating_point():
+        if self.options[name].meta[VALUE].is_floating_point():
             return mask
         zeros = torch.zeros_like(mask, dtype=self.query_value.dtype)
         return zeros.masked_fill(mask, float("-inf"))

@@ -16,15 +16,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from peftlang.emit.applications import Application, applications
+from peftlang.emit.by_weight import Job, by_weight
+from peftlang.emit.evaluate import (
+    Finding,
+    Operands,
+    Values,
+    change_operands,
+    change_results,
+    interpreter,
+)
+from peftlang.emit.experts import with_changes
+from peftlang.emit.rows import scattered, select
+from peftlang.emit.slots import Slot
 from peftlang.ir.expr import names
 from peftlang.ir.interpret import Interpreter
 from peftlang.ir.linearity import Degree, dependence
-from peftlang.ir.plan import TRAINED, Rows, Site
-from peftlang.passes.experts import is_expert, with_changes
-from peftlang.passes.hosts import Job, Neighbours, by_weight
-from peftlang.passes.rewriting import ActivePlan
-from peftlang.passes.steps import Application, applications
-from peftlang.passes.views import scattered, select
+from peftlang.ir.plan import TRAINED, ActivePlan, Site
+from peftlang.sites.neighbours import Neighbours
 
 PROJECTIONS = frozenset(
     {"linear", "head", "ffn.up", "ffn.gate", "ffn.down"}
@@ -60,7 +69,7 @@ class _Refusal(Exception):
 def fold(
     active: Iterable[ActivePlan],
     parameters: Mapping[str, Tensor],
-    slot: Callable[[str], Tensor],
+    slot: Callable[[Slot], Tensor],
     neighbours: Neighbours,
     tied: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Folded:
@@ -69,7 +78,7 @@ def fold(
     Args:
         active: The adapters that act, in order.
         parameters: The base's parameters by name.
-        slot: The adapters' tensors by slot name.
+        slot: The adapters' tensors.
         neighbours: Which projections stand next to sites without weights.
         tied: For each parameter that several modules share, those modules' paths.
 
@@ -80,7 +89,7 @@ def fold(
     state = _State(parameters, slot, tied or {})
     for adapter in active:
         for name in adapter.plan.train:
-            state.put(name, slot(f"{adapter.name}.{TRAINED}.{name}"))
+            state.put(name, slot(Slot("tensor", f"{TRAINED}.{name}", adapter.name)))
     work = by_weight(applications(active), neighbours)
     for group in work:
         _fold_group(group, state)
@@ -91,12 +100,24 @@ class _State:
     """Weights as they become, in float64, and refusals."""
 
     def __init__(
-        self, parameters: Mapping[str, Tensor], slot: Callable[[str], Tensor],
+        self, parameters: Mapping[str, Tensor], slot: Callable[[Slot], Tensor],
         tied: Mapping[str, tuple[str, ...]],
     ) -> None:  # fmt: skip
         self._base, self.slot, self.tied = parameters, slot, tied
         self._new: dict[str, Tensor] = {}
         self.refused: list[Unfoldable] = []
+
+    def interpret(self, application: Application, values: Values) -> Interpreter:
+        """What evaluates a method's expressions in float64, in eval mode."""
+
+        def tensor(application: Application, name: str) -> Any:
+            slot = application.slot(name)
+            if slot is None:
+                return None
+            value = self.slot(slot).detach()
+            return value.double() if value.is_floating_point() else value
+
+        return interpreter(application, values, tensor)
 
     def get(self, name: str) -> Tensor:
         return self._new[name] if name in self._new else self._base[name].detach().double()
@@ -119,7 +140,7 @@ def _fold_group(job: Job, state: _State) -> None:
         if job.host.weight is None:
             raise _Refusal(_no_weights(job.host.role))
         _refuse_if_tied(job.host, state)
-        if is_expert(job.host):
+        if job.host.is_expert:
             _fold_expert(job, state)
         elif job.host.role in PROJECTIONS:
             _fold_projection(job, state)
@@ -193,22 +214,8 @@ def _fold_expert(job: Job, state: _State) -> None:
     assert host.weight is not None
     whole = state.get(host.weight).clone()
     index = host.dims["expert"]
-    whole[index] = with_changes(whole[index], job.own, _Slots(state))
+    whole[index] = with_changes(whole[index], job.own, state.interpret)
     state.put(host.weight, whole)
-
-
-class _Slots:
-    """Reads an application's tensors in float64, in eval mode."""
-
-    def __init__(self, state: _State) -> None:
-        self._state = state
-
-    def __call__(self, application: Application, name: str) -> Tensor | None:
-        slot = application.slot(name)
-        return None if slot is None else self._state.slot(slot).detach()
-
-    def training(self, _application: Application) -> bool:
-        return False
 
 
 def _store_projection(host: Site, state: _State, weight: Tensor, offset: Tensor) -> None:
@@ -227,86 +234,21 @@ def _store_projection(host: Site, state: _State, weight: Tensor, offset: Tensor)
 
 
 def _run(job: Job, state: _State, tokens: Tensor) -> Tensor:
-    """The adapted projection as a function of its input, ``[n, d_x]`` to ``[n, d_h]``.
-
-    ``h`` follows from the new operands.
-    """
-    values = {"x": tokens, **_weights(job.host, state)}
-    for application in job.before:
-        _advance(application, state, values, {"h": "x"})
-    operands = _Operands(job, values)
-    found = operands.found(job.own, state)
-    after = [(application, operands.values) for application in job.after]
-    return _result([*found, *after], job, state, operands.output())
+    """The adapted projection as a function of its input, ``[n, d_x]`` to ``[n, d_h]``."""
+    found = [(application, None, {}) for application in job.before]
+    x = change_results(found, tokens, state.interpret)
+    operands = Operands({"x": x, **_weights(job.host, state)})
+    found = _found(job, operands, state)
+    values = operands.values
+    h = torch.nn.functional.linear(values["x"], values["W"], values.get("b"))
+    after = [(a, job.part(a), operands.of(job.part(a))) for a in job.after]
+    return change_results([*found, *after], operands.with_parts(h), state.interpret)  # type: ignore[no-any-return]
 
 
-Found = list[tuple[Application, dict[str, Tensor]]]
-
-
-class _Operands:
-    """What a projection reads while methods act on it, or on a part of its rows.
-
-    A part shares its ``x`` with the others, so a change of it there is of the part's own copy.
-
-    Attributes:
-        values: ``x``, ``W`` and ``b`` of the whole.
-        own: ``x`` of parts that changed it, by their rows.
-    """
-
-    def __init__(self, job: Job, values: dict[str, Tensor]) -> None:
-        self._job, self.values = job, dict(values)
-        self.own: dict[Rows, Tensor] = {}
-
-    def of(self, rows: Rows | None) -> dict[str, Tensor]:
-        """The operands of some of the rows."""
-        if rows is None:
-            return dict(self.values)
-        part = {k: select(v, rows, axis=0) for k, v in self.values.items() if k != "x"}
-        own = self.own.get(rows, self.values.get("x"))
-        return part if own is None else {"x": own, **part}
-
-    def put(self, rows: Rows | None, values: dict[str, Tensor]) -> None:
-        """Give some of the rows new operands."""
-        if rows is None:
-            self.values = dict(values)
-            return
-        for name in values.keys() - {"x"}:
-            self.values[name] = scattered(self.values[name], values[name], rows, axis=0)
-        if values["x"] is not self.of(rows)["x"]:
-            self.own[rows] = values["x"]
-
-    def found(self, applications: Iterable[Application], state: _State) -> Found:
-        """Each application with the operands that it finds, while all change them.
-
-        All clauses of a method read the old values, and the methods before it have acted.
-        """
-        found = []
-        for application in applications:
-            rows = self._job.part(application)
-            values = self.of(rows)
-            found.append((application, dict(values)))
-            _advance(application, state, values, {}, targets={"x", "W", "b"})
-            self.put(rows, values)
-        return found
-
-    def output(self) -> Tensor:
-        """What the projection makes of its operands, ``[n, d_h]``."""
-        h = torch.nn.functional.linear(self.values["x"], self.values["W"], self.values.get("b"))
-        for rows in self.own:
-            part = self.of(rows)
-            new = torch.nn.functional.linear(part["x"], part["W"], part.get("b"))
-            h = scattered(h, new, rows, axis=-1)
-        return h
-
-
-def _result(found: Found, job: Job, state: _State, h: Tensor) -> Tensor:
-    """``h`` after every change of it."""
-    for application, operands in found:
-        rows = job.part(application)
-        values = {**operands, "h": h if rows is None else select(h, rows, axis=-1)}
-        _advance(application, state, values, {}, targets={"h"})
-        h = values["h"] if rows is None else scattered(h, values["h"], rows, axis=-1)
-    return h
+def _found(job: Job, operands: Operands, state: _State) -> list[Finding]:
+    """What acts at the host itself, when all of it has changed what the host reads."""
+    acting = [(application, job.part(application)) for application in job.own]
+    return change_operands(acting, operands, state.interpret)
 
 
 def _weights(host: Site, state: _State) -> dict[str, Tensor]:
@@ -321,32 +263,6 @@ def _weights(host: Site, state: _State) -> dict[str, Tensor]:
     return found
 
 
-def _advance(
-    application: Application, state: _State, values: dict[str, Tensor], renamed: dict[str, str],
-    targets: set[str] | None = None,
-) -> None:  # fmt: skip
-    """Apply the compositions of one application to ``values``, all from the same state."""
-    chosen = [c for c in application.method.compositions if targets is None or c.target in targets]
-    interpret = _interpreter(application, state, values, renamed)
-    results = [(renamed.get(c.target, c.target), interpret(c.value)) for c in chosen]
-    values.update(results)
-
-
-def _interpreter(
-    application: Application, state: _State, values: Mapping[str, Tensor], renamed: dict[str, str]
-) -> Interpreter:
-    def lookup(name: str) -> Any:
-        slot = application.slot(name)
-        if slot is not None:
-            tensor = state.slot(slot).detach()
-            return tensor.double() if tensor.is_floating_point() else tensor
-        if name == "x" and application.method.insertion == "sequential":
-            name = "h"
-        return values[renamed.get(name, name)]
-
-    return Interpreter(torch, application.sizes, lookup)
-
-
 def _fold_norm(job: Job, state: _State) -> None:
     """A norm scales by W and shifts by b; only a change of each feature by itself fits there."""
     host = job.host
@@ -354,8 +270,8 @@ def _fold_norm(job: Job, state: _State) -> None:
         _check_affine(application, {"h"}, {"x"})
     old = _weights(host, state)
     old.setdefault("b", torch.zeros_like(old["W"]))
-    operands = _Operands(job, old)
-    found, values = operands.found(job.own, state), operands.values
+    operands = Operands(old)
+    found, values = _found(job, operands, state), operands.values
     changes = [c for a in job.own for c in a.method.compositions if c.target == "h"]
     if changes:
         _fold_norm_output(job, state, values, found)
@@ -367,14 +283,17 @@ def _fold_norm(job: Job, state: _State) -> None:
         raise _Refusal("it adds a constant, and the norm has no bias to hold it")
 
 
-def _fold_norm_output(job: Job, state: _State, values: dict[str, Tensor], found: Found) -> None:
+def _fold_norm_output(
+    job: Job, state: _State, values: dict[str, Tensor], found: list[Finding]
+) -> None:
     if "b" not in _weights(job.host, state):
         raise _Refusal("the norm's gain may be stored with an offset, so scaling it is not sure")
     width = values["W"].numel()
     basis = torch.eye(width, dtype=torch.float64, device=values["W"].device)
 
     def run(normalised: Tensor) -> Tensor:
-        return _result(found, job, state, normalised * values["W"] + values["b"])
+        h = normalised * values["W"] + values["b"]
+        return change_results(found, h, state.interpret)  # type: ignore[no-any-return]
 
     offset = run(torch.zeros(1, width, dtype=torch.float64, device=basis.device))[0]
     matrix = run(basis) - offset
@@ -390,6 +309,6 @@ def _fold_embedding(job: Job, state: _State) -> None:
     host = job.host
     if host.transposed or host.weight is None or state.get(host.weight).dim() != 2:
         raise _Refusal("a patch embedding takes changes of its weight alone")
-    operands = _Operands(job, {"W": state.get(host.weight)})
-    found = operands.found(job.own, state)
-    state.put(host.weight, _result(found, job, state, operands.values["W"]))
+    operands = Operands({"W": state.get(host.weight)})
+    found = _found(job, operands, state)
+    state.put(host.weight, change_results(found, operands.values["W"], state.interpret))

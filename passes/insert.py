@@ -1,225 +1,337 @@
 """insert: write each method's expressions into the graph as torch operations.
 
-Requires: sites located in every graph. Ensures: each occurrence of a site computes what the
-active methods say, adapter values are read from attributes that carry a slot name, and a graph
-without sites is unchanged.
+Requires: sites located in the graph. Ensures: each occurrence of a site computes what the active
+methods say, what they take from outside are placeholders that carry a slot, what they hand on is
+in ``exported``, and a graph without sites is unchanged.
+
+What acts on one operation is written at two points: changes of what the operation reads before it,
+changes of what it made after it. Points are taken in the order in which the graph runs, so that
+each finds what those before it have made.
 """
 
-import math
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from itertools import chain
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch.fx import Graph, Node
+from torch.fx import Node, Proxy
 
-from peftlang.capture import CapturedGraph
 from peftlang.diagnostics import PeftError
-from peftlang.ir.builtins import BUILTINS
+from peftlang.emit import casts
+from peftlang.emit.applications import Application
+from peftlang.emit.attention_view import AttentionView
+from peftlang.emit.evaluate import (
+    Finding,
+    Operands,
+    Values,
+    change_operands,
+    change_results,
+    interpreter,
+)
+from peftlang.emit.experts import change_experts
+from peftlang.emit.lengthen import lengthen
+from peftlang.emit.rewriting import Emission, Rewriting, node_of, replace
+from peftlang.emit.streams import Flows, Streams
+from peftlang.emit.views import ProjectionView, SiteView
+from peftlang.graph.ordering import in_order
 from peftlang.ir.dims import Dim
-from peftlang.ir.expr import Apply, Expr, Ref, names, postorder
+from peftlang.ir.expr import Apply, Expr, Ref
 from peftlang.ir.interpret import Interpreter
 from peftlang.ir.method import Composition
-from peftlang.ir.plan import TRAINED
-from peftlang.passes.attention_view import AttentionView
-from peftlang.passes.experts import change_experts
-from peftlang.passes.flows import Flows
-from peftlang.passes.lengthen import lengthen
-from peftlang.passes.occurrence import Located, Occurrence
-from peftlang.passes.rewriting import SLOT, ActivePlan, Emission, Rewriting, SlotReads
-from peftlang.passes.rooms import fill
-from peftlang.passes.steps import Application, Step, applications, outermost_first
-from peftlang.passes.streams import Streams, view_of
-from peftlang.passes.views import SiteView
+from peftlang.ir.plan import Rows
+from peftlang.sites.occurrence import Occurrence
+
+NESTING = ("", "attn", "cross_attn", "ffn", "block")
+"""Positions whose ``h`` may be one node: the outer acts after the inner."""
 
 
 def insert(work: Rewriting) -> None:
-    """Insert every active method at every occurrence of its sites, in all graphs."""
-    by_site = applications(work.active)
-    orders = [list(graph.gm.graph.nodes) for graph in work.graphs]
-    streams = Streams(work, [SlotReads(graph, work) for graph in work.graphs])
-    for index, (graph, located) in enumerate(zip(work.graphs, work.located, strict=True)):
-        write = _Writer(work, streams, index)
-        for step in outermost_first(located, by_site, orders[index]):
-            write(step)
-        change_experts(graph, by_site, streams.reads[index], work)
-        _replace_trained(graph, work.active, streams.reads[index])
-    streams.finish()
-    for graph in work.graphs:
-        fill(graph.gm.graph)
+    """Insert every active method at every occurrence of its sites."""
+    writer = _Writer(work)
+    change_experts(work, work.acting)
+    for point in _points(work, _operations(work)):
+        writer(point)
+    writer.streams.finish(writer.view)
+    in_order(work.graph)
 
 
-def _replace_trained(graph: CapturedGraph, active: Iterable[ActivePlan], reads: SlotReads) -> None:
-    """Where an adapter trains base parameters, the graph reads the adapter's copies of them."""
-    groups = {n: f"{a.name}.{TRAINED}.{n}" for a in active for n in a.plan.train}
-    for node, name in graph.facts.parameters.items():
-        if name in groups and node.users:
-            copy = reads(groups[name])
-            own = node.meta.get("example_value")
-            if isinstance(own, torch.Tensor) and own.dtype != reads.value(groups[name]).dtype:
-                with Emission(copy) as emission:
-                    cast: Any = emission.proxy(copy).to(own.dtype)
-                copy = cast.node
-            node.replace_all_uses_with(copy)
+@dataclass(eq=False)
+class _Operation:
+    """What acts on one operation of the graph, or on some of the rows that it makes.
+
+    Attributes:
+        acting: Methods with the occurrences at which they act, in order.
+        flows: What each of them reads of other sites.
+        operands: What the operation reads, when methods have changed it.
+        found: Each method with the operands that it finds.
+    """
+
+    acting: list[tuple[Application, Occurrence]]
+    flows: dict[Application, Flows] = field(default_factory=dict)
+    operands: Operands | None = None
+    found: list[Finding] = field(default_factory=list)
+
+    @property
+    def occurrence(self) -> Occurrence:
+        """The place, as one of the sites has it."""
+        return self.acting[0][1]
+
+    @property
+    def targets(self) -> set[str]:
+        """Names whose values are changed before the operation."""
+        return {c.target for application, _ in self.acting for c in application.operands}
+
+    @property
+    def nesting(self) -> int:
+        """How far out it stands among positions whose result may be one node."""
+        role = self.occurrence.site.role
+        return NESTING.index(role) if role in NESTING else 0
+
+    def read(self) -> set[str]:
+        """Names that are read, what the operation makes aside."""
+        found = self.targets.union(*(application.reads for application, _ in self.acting))
+        parts = (o.site.rows for a, o in self.acting for c in a.operands if c.target == "x")
+        if any(parts):
+            found |= {"x", "W", "b"}
+        return found & self.occurrence.values.keys() - {"h"}
 
 
-@dataclass(frozen=True, eq=False)
-class _Held:
-    """An operand as an application of that rank finds it, which a step still to come says."""
+Point = tuple[_Operation, bool]
+"""What acts on an operation, and whether it changes what it made, rather than what it reads."""
 
-    rank: int
-    name: str
-    node: Node
-    occurrence: Occurrence
+
+def _rows(application: Application, occurrence: Occurrence) -> Rows | None:
+    """The rows that a method acts on, of those that the operation makes."""
+    return None if occurrence.sliced else application.site.rows
+
+
+def _operations(work: Rewriting) -> list[_Operation]:
+    """What acts on each operation: a projection may be several sites, and parts of one.
+
+    A layer and its parts may end at one operation too; these are told apart by their nesting.
+    """
+    found: dict[tuple[Node, str], _Operation] = {}
+    for occurrence in work.occurrences:
+        site = occurrence.site
+        for application in () if site.is_expert else work.acting.get(site.id, ()):
+            key = occurrence.call, site.role if site.role in NESTING else ""
+            found.setdefault(key, _Operation([])).acting.append((application, occurrence))
+    for operation in found.values():
+        operation.acting.sort(key=lambda pair: pair[0].rank)
+    return list(found.values())
+
+
+def _points(work: Rewriting, operations: Iterable[_Operation]) -> list[Point]:
+    """Where something is written, in the order in which the graph runs."""
+    order = {node: place for place, node in enumerate(work.graph.nodes)}
+
+    def place(point: Point) -> tuple[int, int]:
+        operation, after = point
+        occurrence = operation.occurrence
+        if after:
+            return order[occurrence.values.get("h", occurrence.call)], operation.nesting
+        readers = [r for t in operation.targets for r in occurrence.readers.get(t, ())]
+        first = min((order[r] for r in readers), default=order[occurrence.call])
+        # An outer position changes what it reads before the inner ones find it.
+        return first, -1 - operation.nesting
+
+    points = [(one, after) for one in operations for after in (False, True)]
+    return sorted((p for p in points if p[1] or p[0].targets), key=place)
 
 
 class _Writer:
-    """Writes applications into one graph.
+    """Writes what acts on each operation.
 
     Attributes:
-        work: The rewriting under way.
         streams: Values under way between sites.
-        graph: Which of the graphs.
     """
 
-    def __init__(self, work: Rewriting, streams: Streams, graph: int) -> None:
-        self.work, self.streams, self.graph = work, streams, graph
-        self.reads = streams.reads[graph]
-        self._written: dict[Node, set[Node]] = {}
-        self._reading = _reading(work.located[graph])
-        self._before: dict[Node, Node] = {}
-        self._all: set[Node] = set()
-        self._held: dict[Node, list[_Held]] = {}
+    def __init__(self, work: Rewriting) -> None:
+        self.work = work
+        self.streams = Streams(work, self.current)
+        self._moved: dict[tuple[Node, Node | None], Node] = {}
 
-    def __call__(self, step: Step) -> None:
-        for application, _ in step.changes:
-            for name in _tensor_names(application):
-                self.reads(name)
-        written = self._written.setdefault(step.occurrence.call, set())
-        flows = [Flows(self.streams, self.graph, a, step.occurrence) for a in step.applications]
-        arrived = {node for flow in flows for node in flow.arrived.values()}
-        earlier = self._all if step.entering else written.union(*self._of_readers(step))
-        with Emission(self._anchor(step, arrived), earlier=earlier) as emission:
-            view = view_of(step.occurrence, emission, self.reads)
-            if not step.after:
-                view.known = "q" if step.occurrence.product is not None else "x"
-            found: list[tuple[Node, Node]] = []
-            for flow in flows:
-                found += self._as_found(step, view, until=flow.application.rank)
-                self._apply(flow, view, step)
-            found += self._as_found(step, view)
-            _commit(view, step)
-        for held, value in found:
-            held.args = (value,)
-        written |= emission.made
-        self._all |= emission.made
+    def __call__(self, point: Point) -> None:
+        operation, after = point
+        for application, occurrence in operation.acting:
+            if application not in operation.flows:
+                flows = Flows(self.streams, application, occurrence)
+                operation.flows[application] = flows
+        read = operation.read() | ({"h"} & operation.occurrence.values.keys() if after else set())
+        with Emission(self.work, self._behind(operation, read)) as emission:
+            writing = _Writing(self, operation, emission, after=after)
+            if operation.operands is None:
+                writing.operands()
+            if after:
+                writing.results()
 
-    def _apply(self, flow: Flows, view: SiteView, step: Step) -> None:
-        application = flow.application
-        chosen = [c for a, c in step.changes if a is application and c is not None]
-        self._hold(application, view, step)
-        interpret = _interpreter(application, view, self.reads, self.work, flow)
-        values = [_cast(interpret(c.value), view, c, application) for c in chosen]
-        if step.after and application.penalised and self.work.training(application.site.path):
-            flow.penalise(interpret, view)
-        for composition, value in zip(chosen, values, strict=True):
-            if composition.target in application.carried:
-                flow.leave(composition, value, interpret)
-                continue
-            view.set(composition.target, value)
-            if step.after and composition.target == "x":
-                view.recompute()
+    def current(self, occurrence: Occurrence, name: str) -> Node:
+        """The node that holds a name now, for those that read it on behalf of the site."""
+        node = occurrence.values[name]
+        for reader in occurrence.readers.get(name, ()):
+            if (node, reader) in self._moved:
+                return self._moved[node, reader]
+        return self._moved.get((node, None), node)
 
-    def _of_readers(self, step: Step) -> Iterator[set[Node]]:
-        """What is written for the operations that alone read the site's ``h``.
+    def move(self, occurrence: Occurrence, name: str, new: Node, made: Iterable[Node]) -> None:
+        """Let those that read a name on behalf of the site read another node."""
+        node, old = occurrence.values[name], self.current(occurrence, name)
+        readers = occurrence.readers.get(name, ())
+        replace(old, new, readers, but=made)
+        for reader in readers or (None,):
+            self._moved[node, reader] = new
 
-        What reads a changed `ffn.act` is the projection, and what methods say at it.
-        """
-        for reader in step.occurrence.readers.get("h", ()) if "h" in step.targets else ():
-            yield from (self._written.get(call, set()) for call in self._reading[reader])
+    def view(self, occurrence: Occurrence, emission: Emission) -> SiteView:
+        """A site's names as values of the language, as they are now."""
+        kind = ProjectionView if occurrence.product is None else AttentionView
+        view = kind(occurrence, emission, self.work)
+        view.now = {name: self.current(occurrence, name) for name in occurrence.values}
+        return view
 
-    def _hold(self, application: Application, view: SiteView, step: Step) -> None:
-        """Read the operands as the application finds them: a step still to come says what that is.
-
-        All clauses of a method read the old values, and the methods before it have acted.
-        """
-        for name in sorted(step.moving(step.occurrence) & _names_read(application, step)):
-            node = self.streams.hold(self.graph, view.emission, step.occurrence.values[name])
-            held = replace(step.occurrence, values={**step.occurrence.values, name: node})
-            view.set(name, view_of(held, view.emission, self.reads).read(name))
-            entry = _Held(application.rank, name, node, step.occurrence)
-            self._held.setdefault(step.occurrence.call, []).append(entry)
-
-    def _as_found(
-        self, step: Step, view: SiteView, *, until: float = math.inf
-    ) -> list[tuple[Node, Node]]:
-        """What is held for applications up to a rank, each with the value that it stands for.
-
-        What stands before all of the step is left to the steps still to come, if one of these
-        changes it.
-        """
-        first = step.applications[0].rank
-        held = self._held.get(step.occurrence.call, [])
-        ready = [
-            e
-            for e in held
-            if e.name in step.operands(e.occurrence)
-            and e.rank <= until
-            and (e.rank > first or e.name not in step.moving(e.occurrence))
-        ]
-        self._held[step.occurrence.call] = [e for e in held if e not in ready]
-        return [(e.node, view.current(e.name)) for e in ready]
-
-    def _anchor(self, step: Step, arrived: set[Node]) -> Node:
-        """The node after which a step is written: as late as its target allows.
-
-        What is written later for the same target comes before what was written earlier, which
-        reads it.
-        """
-        call = step.occurrence.call
-        if step.after or step.entering or step.occurrence.product is not None:
-            return _latest(call.graph, _needed(step) | arrived)
-        return self._before.setdefault(call, call.prev)
+    def _behind(self, operation: _Operation, read: Iterable[str]) -> Node:
+        """The first node behind all that is read."""
+        needed = {self.current(operation.occurrence, name) for name in read}
+        needed |= {node for flow in operation.flows.values() for node in flow.arrived.values()}
+        last = next(n for n in reversed(self.work.graph.nodes) if n in needed)
+        while last.next.op == "placeholder":
+            last = last.next
+        return last.next
 
 
-def _reading(located: Located) -> dict[Node, set[Node]]:
-    """For each node that takes an operand on behalf of sites: the operations of these."""
-    found: dict[Node, set[Node]] = defaultdict(set)
-    for occurrence in chain.from_iterable(located.found.values()):
-        for reader in occurrence.readers.get("x", ()):
-            found[reader].add(occurrence.call)
-    return found
+class _Writing:
+    """What is written at one point.
+
+    Args:
+        writer: What writes the graph.
+        operation: What acts.
+        emission: Where.
+        after: Whether the operation has run.
+    """
+
+    def __init__(
+        self, writer: _Writer, operation: _Operation, emission: Emission, *, after: bool
+    ) -> None:
+        self._writer, self._operation, self._emission = writer, operation, emission
+        self._views = {a: writer.view(o, emission) for a, o in operation.acting}
+        self._view = next(iter(self._views.values()))
+        if not after:
+            for view in self._views.values():
+                view.known = "q" if view.occurrence.product is not None else "x"
+
+    def operands(self) -> None:
+        """Change what the operation reads."""
+        operation, view = self._operation, self._view
+        old = {name: view.read(name) for name in operation.read()}
+        operation.operands = Operands(old)
+        acting = [(a, _rows(a, o)) for a, o in operation.acting]
+        operation.found = change_operands(
+            acting, operation.operands, self._interpret, self._settle
+        )
+        new = {k: v for k, v in operation.operands.values.items() if v is not old[k]}
+        if isinstance(view, AttentionView):
+            new = self._lengthened(view, new)
+        for name in sorted(new):
+            self._move(name, new[name])
+
+    def results(self) -> None:
+        """Change what the operation made."""
+        operation, view = self._operation, self._view
+        assert operation.operands is not None
+        made = view.read("h") if "h" in view.now else None
+        h = operation.operands.with_parts(made)
+        h = change_results(
+            operation.found, h, self._interpret, self._settle, self._hand_on,
+            self._penalise if self._writer.work.training else None,
+        )  # fmt: skip
+        if h is not made:
+            self._move("h", h)
+
+    def _move(self, name: str, value: Any) -> None:
+        node = node_of(self._view.restored(name, value))
+        self._writer.move(self._operation.occurrence, name, node, self._writer.work.tracer.made)
+
+    def _lengthened(self, view: AttentionView, new: dict[str, Any]) -> dict[str, Any]:
+        """What is left to change when masks have room for learned keys."""
+        clauses = [(a, c) for a, _ in self._operation.acting for c in a.operands]
+        extra = sum(_added_keys(a, c) for a, c in clauses if c.target == "k")
+        if not extra:
+            return new
+        if "q" in new:
+            self._move("q", new.pop("q"))
+            view.now["q"] = self._writer.current(view.occurrence, "q")
+        lengthen(view, new["k"], extra)
+        if view.product.kind == "sdpa":
+            return new
+        own = any(c.target == "k" and not _keeps_own(c.value) for _, c in clauses)
+        keys = new.pop("k")
+        return {**new, "k": keys[:, extra:]} if own else new
+
+    def _interpret(self, application: Application, values: Values) -> Interpreter:
+        emission, work = self._emission, self._writer.work
+        view, flow = self._views[application], self._operation.flows[application]
+        held = [application.slot(t.name) for t in application.method.tensors if t.kind == "float"]
+        wide = [emission.proxy(work.read(slot)) for slot in held if slot is not None]
+        weights = [values[n] for n in ("W", "b") if n in application.method.targets and n in values]
+        first = next((c.target for c in application.operands if c.target in values), "h")
+        like = values.get("h", values.get(first))
+
+        def typed(value: Any) -> Any:
+            if weights:
+                return emission.call(casts.as_widest, value, *weights, *wide)
+            return value if like is None else emission.call(casts.as_type_of, value, like)
+
+        def own(_application: Application, name: str) -> Any:
+            slot = application.slot(name)
+            if slot is not None:
+                value = emission.proxy(work.read(slot))
+                return typed(value) if application.is_float(name) else value
+            return flow.value(name, view, made) if flow.has(name) else None
+
+        found = {k: typed(v) if k in {"W", "b"} & application.reads else v for k, v in values.items()}
+        made = interpreter(
+            application, found, own, training=work.training, site=view,
+            precise=lambda value: emission.call(casts.precise, value),
+            real=lambda dim: flow.real(dim, view),
+        )  # fmt: skip
+        return made
+
+    def _settle(
+        self, application: Application, clause: Composition, value: Any, old: Any
+    ) -> Any:
+        """A new value in the number type of the old one, where anything could have changed it."""
+        if old is None or not isinstance(value, Proxy):
+            return value
+        return self._emission.call(casts.as_type_of, value, old)
+
+    def _hand_on(
+        self, application: Application, evaluate: Interpreter, clause: Composition, value: Any
+    ) -> None:
+        self._operation.flows[application].leave(clause, value, evaluate)
+
+    def _penalise(self, application: Application, evaluate: Interpreter, penalty: Expr) -> None:
+        flow, view = self._operation.flows[application], self._views[application]
+        flow.penalise(evaluate(penalty), penalty.type, view)
 
 
-def _commit(view: SiteView, step: Step) -> None:
-    targets = {"h"} & step.results if step.after else step.targets
-    extra = sum(added_keys(a, c) for a, c in step.changes if c is not None and c.target == "k")
-    if extra and isinstance(view, AttentionView):
-        lengthen(view, extra)
-        targets -= {"k", "v"}
-    for target in sorted(targets):
-        view.commit(target)
+# Learned keys
 
 
-def added_keys(application: Application, composition: Composition) -> int:
-    """How many learned keys a composition of ``k`` or ``v`` puts before the model's own.
+def _added_keys(application: Application, clause: Composition) -> int:
+    """How many learned keys a clause on ``k`` or ``v`` puts before the model's own.
 
     Raises:
         PeftError: S411, they are put elsewhere than in front.
     """
-    value = composition.value
+    value = clause.value
     if not value.type.dims:
         return 0
     extra = value.type.dims[0] - Dim.of("keys")
     count = extra.evaluate(application.sizes)
     if count and not _ends_with_keys(value):
         raise PeftError(
-            f"`{composition.target}` of method `{application.method.name}` grows elsewhere than "
+            f"`{clause.target}` of method `{application.method.name}` grows elsewhere than "
             "in front, so masks would not line up",
             code="S411",
-            help=f"write `{composition.target} = concat(..., {composition.target})`",
+            help=f"write `{clause.target} = concat(..., {clause.target})`",
         )
     return count
 
@@ -229,94 +341,7 @@ def _ends_with_keys(value: Expr) -> bool:
     return is_concat and "keys" in value.args[-1].type.dims[0].symbols  # type: ignore[union-attr]
 
 
-def _names_read(application: Application, step: Step) -> set[str]:
-    """Names in scope that the expressions of a step read, as the site has them."""
-    method = application.method
-    values = [c.value for a, c in step.changes if a is application and c is not None]
-    found = names(*values, *method.penalties, *(c.init for c in method.carries))
-    return {"h" if name == "x" and method.insertion == "sequential" else name for name in found}
-
-
-def _needed(step: Step) -> set[Node]:
-    values, product = step.occurrence.values, step.occurrence.product
-    read = step.targets.union(*(_names_read(a, step) for a in step.applications))
-    nodes = {values[name] for name in read if name in values}
-    if product is not None:
-        parts = (product.mask, product.softmax and product.softmax.all_input_nodes[0])
-        nodes |= {part for part in parts if isinstance(part, Node)}
-    return nodes
-
-
-def _latest(graph: Graph, nodes: set[Node]) -> Node:
-    def counts(node: Node) -> bool:
-        return node in nodes or node.op == "placeholder" or SLOT in node.meta
-
-    found: Node = next(node for node in reversed(graph.nodes) if counts(node))
-    return found
-
-
-def _tensor_names(application: Application) -> list[str]:
-    defined = [t.name for t in application.method.tensors]
-    defined += [i.name for i in application.method.inputs]
-    return [slot for name in defined if (slot := application.slot(name)) is not None]
-
-
-def _interpreter(
-    application: Application, view: SiteView, reads: SlotReads, work: Rewriting, flow: Flows
-) -> Interpreter:
-    wanted = _working_dtype(application, view, reads)
-
-    def lookup(name: str) -> Any:
-        slot = application.slot(name)
-        if slot is not None:
-            value = view.emission.proxy(reads(slot))
-            held = reads.value(slot).dtype
-            return value.to(wanted) if held.is_floating_point and held != wanted else value
-        if flow.has(name):
-            return flow.value(name, view, interpret)
-        if name == "x" and application.method.insertion == "sequential":
-            name = "h"
-        value = view.get(name)
-        if name in {"W", "b"} and view.dtype(name) not in {None, wanted}:
-            return value.to(wanted)
-        return value
-
-    interpret = Interpreter(
-        torch,
-        application.sizes,
-        lookup,
-        training=work.training(application.site.path),
-        half=wanted in {torch.float16, torch.bfloat16},
-        site=view,
-        real=lambda dim: flow.real(dim, view),
-    )
-    return interpret
-
-
-def _working_dtype(application: Application, view: SiteView, reads: SlotReads) -> torch.dtype:
-    """Type that tensors are brought to: the hidden state's, or for weights the widest."""
-    targets = application.method.targets
-    own = view.dtype(targets[0] if targets else "h") or torch.float32
-    if not set(targets) & {"W", "b"}:
-        return own
-    held = (reads.value(s).dtype for s in _tensor_names(application))
-    for dtype in held:
-        if dtype.is_floating_point:
-            own = torch.promote_types(own, dtype)
-    return own
-
-
-def _cast(value: Any, view: SiteView, composition: Composition, application: Application) -> Any:
-    """``value`` in the target's own number type, where anything could have changed it."""
-    own = view.dtype("h" if composition.target in application.carried else composition.target)
-    if own is None:
-        return value
-    applied = [n.op for n in postorder(composition.value) if isinstance(n, Apply)]
-    precise = any(BUILTINS[op].single_precision for op in applied)
-    read = {n.name for n in postorder(composition.value) if isinstance(n, Ref)}
-    dtypes = {view.dtype(n) for n in read if n in view.occurrence.values}
-    mixed = any(d is not None and d.is_floating_point and d != own for d in dtypes)
-    weights = composition.target in {"W", "b"}
-    if (precise and own in {torch.float16, torch.bfloat16}) or mixed or weights:
-        return value.to(own)
-    return value
+def _keeps_own(value: Expr) -> bool:
+    """Whether the model's own keys stand behind the learned ones as they are."""
+    last = value.args[-1] if isinstance(value, Apply) and value.op == "concat" else value
+    return isinstance(last, Ref) and last.name == "k"

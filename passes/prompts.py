@@ -1,8 +1,10 @@
-"""prompts: virtual tokens find their embeddings in the adapters' prompts.
+"""prompts: soft tokens take the positions that were made for them.
 
-Requires: the runtime put virtual tokens before the caller's, which have ids below zero, and says
-so by the slot `PROMPT`. Ensures: the lookup of a token's embedding gives a virtual token its own,
-and every other token what it gave before; calls without virtual tokens are unchanged.
+Requires: where soft tokens come in is located; the slot `filled` says that this call begins a
+sequence that has them. Ensures: what reads the embeddings, or a layer's input, reads a sequence that
+begins with positions still to be filled, then with the soft tokens of that place; methods at
+``prompt`` find as ``h`` the sequence without either. Where a stack's layers made the sequence longer
+themselves, its last one makes it as short as it was.
 """
 
 from typing import Any
@@ -10,18 +12,17 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from peftlang.diagnostics import PeftError
-from peftlang.ir.expr import Apply, Expr, Ref
-from peftlang.ir.method import Method
-from peftlang.passes.dataflow.reading import Reading
-from peftlang.passes.occurrence import Located
-from peftlang.passes.rewriting import Emission, Rewriting, SlotReads
+from peftlang.capture.facts import VALUE
+from peftlang.emit.rewriting import Emission, Rewriting, node_of, replace
+from peftlang.emit.slots import Slot
+from peftlang.emit.tokens import filled_slot
+from peftlang.ir.plan import Site
+from peftlang.ir.soft_tokens import entries, reserved_at
+from peftlang.prompts.usage import LEAVING
+from peftlang.sites.occurrence import Occurrence
 
-PROMPT = "+prompt"
-"""Slot of the virtual tokens' embeddings: ``[virtual, d_h]``, or ``[batch, virtual, d_h]``."""
-
-FIRST_VIRTUAL = -1000
-"""Id of the first virtual token; those after it count down.
+FIRST_SOFT_ID = -1000
+"""Id of the first soft token; those after it count down.
 
 Below zero, so that no comparison with a real id (padding, end of sequence, the largest) is true of
 it; and away from the few negative numbers that stand for something elsewhere.
@@ -29,73 +30,127 @@ it; and away from the few negative numbers that stand for something elsewhere.
 
 
 def prompts(work: Rewriting) -> None:
-    """Extend the lookups of token embeddings in graphs that have virtual tokens."""
-    if PROMPT not in work.given:
-        return
-    sites = [s for active in work.active for s in active.plan.sites.values() if s.role == "prompt"]
-    weights = {site.weight for site in sites if site.weight}
-    for graph, located in zip(work.graphs, work.located, strict=True):
-        if not weights & set(graph.facts.parameters.values()):
-            continue
-        reading, reads = Reading(graph), SlotReads(graph, work, prefix="peftlang_prompt")
-        for weight in weights:
-            for use in reading.using(weight, "embed"):
-                _follow(located, use.call, _extend(use.call, reads))
+    """Make place for soft tokens, in calls that have some."""
+    for occurrence in list(work.occurrences):
+        site = occurrence.site
+        if not work.has(filled_slot(site.sequence)):
+            if site.role == "prompt":
+                del work.located.found[site.id]
+        elif site.role == "prompt":
+            if site.weight is not None and site.layer is None:
+                _clamp(work, occurrence)
+            _enter(work, occurrence)
+        elif site.role == LEAVING:
+            _leave(work, occurrence)
 
 
-def _follow(located: Located, lookup: Node, extended: Node) -> None:
-    """What reads the embeddings reads those of virtual tokens with them; the lookup has its own."""
-    for occurrence in (o for found in located.found.values() for o in found):
-        if occurrence.site.role != "embed":
-            held = occurrence.values.items()
-            occurrence.values = {n: extended if v is lookup else v for n, v in held}
+def ready_slot(side: str) -> Slot:
+    """Slot of soft tokens that were made before the model runs, ``[batch or 1, n, d_h]``."""
+    return Slot("value", f"soft.{side}")
 
 
-def _extend(lookup: Node, reads: SlotReads) -> Node:
-    ids_node = lookup.all_input_nodes[0]
-    table_node, value = reads(PROMPT), reads.value(PROMPT)
-    with Emission(lookup.prev) as before:
-        real = before.proxy(ids_node).clamp(min=0)
-        lookup.replace_input_with(ids_node, real.node)
-    with Emission(lookup) as after:
-        ids: Any = after.proxy(ids_node)
-        table: Any = after.proxy(table_node)
-        found: Any = after.proxy(lookup)
-        own = lookup.meta.get("example_value")
-        if isinstance(own, torch.Tensor) and own.dtype != value.dtype:
-            table = table.to(own.dtype)
-        place = (FIRST_VIRTUAL - ids).clamp(min=0)
-        if value.dim() == 3:
-            rows = torch.ones_like(ids).cumsum(0) - 1
-            place, table = place + rows * value.shape[1], table.flatten(0, 1)
-        virtual = torch.nn.functional.embedding(place, table)
-        both: Any = torch.where((ids < 0).unsqueeze(-1), virtual, found)
-        both.node.meta["example_value"] = own
-        after.replace(lookup, both)
-    extended: Node = both.node
-    return extended
+def _clamp(work: Rewriting, occurrence: Occurrence) -> None:
+    """Soft tokens have ids below zero, which no table has."""
+    ids, lookup = occurrence.values["x"], occurrence.call
+    readers = occurrence.readers["x"]
+    with Emission(work, readers[0]) as emission:
+        real = emission.proxy(ids).clamp(min=0)
+    replace(ids, node_of(real), readers, but=emission.made)
+    del lookup
 
 
-def parts_before(method: Method) -> list[Expr]:
-    """What a method puts before the sequence, in the order in which it stands there.
+def _enter(work: Rewriting, occurrence: Occurrence) -> None:
+    site, whole = occurrence.site, occurrence.values["h"]
+    own_entries = [entry for entry in entries(work.active) if entry.site.id == site.id]
+    count = sum(entry.count for entry in own_entries)
+    reserved = _reserved(work, site)
+    front = reserved + (count if site.weight is not None else 0)
+    readers = occurrence.readers.get("h", ())
+    with Emission(work, readers[0] if readers else whole.next) as emission:
+        found = emission.proxy(whole)
+        own: Any = emission.call(behind, found, front)
+        own_node = node_of(own)
+        joined = own_node
+        if reserved:
+            before = emission.call(_before(site), found, reserved)
+            joined = node_of(emission.call(put_before, before, own))
+    _describe(own_node, whole, -front)
+    joined.meta[VALUE] = whole.meta.get(VALUE)
+    replace(whole, joined, readers, but=emission.made)
+    occurrence.call, occurrence.values = own_node, {"h": own_node}
+    occurrence.readers = {"h": (joined,) if reserved else readers}
+    ready = ready_slot(site.sequence)
+    if work.has(ready):
+        with Emission(work, own_node.next) as emission:
+            made = node_of(emission.call(put_before, emission.proxy(work.read(ready)), own))
+        replace(own_node, made, occurrence.readers["h"], but=emission.made)
+        del work.located.found[site.id]
+    for other in work.occurrences:
+        if other is not occurrence:
+            values = other.values.items()
+            other.values = {name: joined if n is whole else n for name, n in values}
 
-    Raises:
-        PeftError: S411, the sequence is not kept as it is behind what is put before it.
+
+def _reserved(work: Rewriting, site: Site) -> int:
+    """Positions before a site's own soft tokens that later ones have."""
+    if site.weight is None:
+        return 0
+    if site.layer is not None:
+        return reserved_at(work.active, site)
+    return sum(
+        e.count for e in entries(work.active) if e.site.layer is not None and e.has_ids
+        and e.site.side == site.side
+    )  # fmt: skip
+
+
+def _before(site: Site) -> Any:
+    return first if site.layer is not None else fillers
+
+
+def behind(sequence: Any, count: int) -> Any:
+    """A sequence ``[batch, tokens, d]`` without its first tokens."""
+    return sequence[:, count:] if count else sequence
+
+
+def first(sequence: Any, count: int) -> Any:
+    """The first tokens of a sequence."""
+    return sequence[:, :count]
+
+
+def fillers(sequence: Any, count: int) -> Any:
+    """What stands where soft tokens come in later, and nothing sees it.
+
+    Not zeros, at which norms that methods in the layers before may take have no gradient.
     """
-    found: list[Expr] = []
-    for composition in method.compositions:
-        found = [*_before(composition.value, method), *found]
-    return found
-
-
-def _before(value: Expr, method: Method) -> list[Expr]:
-    if isinstance(value, Ref) and value.name == "h":
-        return []
-    if isinstance(value, Apply) and value.op == "concat":
-        return [*value.args[:-1], *_before(value.args[-1], method)]
-    raise PeftError(
-        f"`{method.name}` changes the prompt otherwise than by putting something before it",
-        code="S411",
-        help="write `composition h = concat(..., h)`; to change the tokens' own embeddings, place "
-        "a method at `embed`",
+    row = torch.linspace(
+        -1, 1, sequence.shape[-1], dtype=sequence.dtype, device=sequence.device
     )
+    return row.expand(sequence.shape[0], count, -1)
+
+
+def put_before(front: Any, sequence: Any) -> Any:
+    """One sequence behind another, whose rows may be the same for the whole batch."""
+    if front.shape[1] == 0:
+        return sequence
+    if front.shape[0] != sequence.shape[0]:
+        front = front.expand(sequence.shape[0], -1, -1)
+    return torch.cat([front.to(sequence.dtype), sequence], dim=1)
+
+
+def _describe(node: Node, whole: Node, more: int) -> None:
+    """Say what a node holds: a sequence as long as another, and some tokens more."""
+    value = whole.meta.get(VALUE)
+    if isinstance(value, torch.Tensor):
+        node.meta[VALUE] = torch.empty(
+            (value.shape[0], max(value.shape[1] + more, 1), value.shape[2]),
+            dtype=value.dtype, device="meta",
+        )  # fmt: skip
+
+
+def _leave(work: Rewriting, occurrence: Occurrence) -> None:
+    """The last layer of a stack lets soft tokens go."""
+    count = sum(e.count for e in entries(work.active) if e.site.stack == occurrence.site.stack)
+    whole = occurrence.values["h"]
+    with Emission(work, work.graph.output_node()) as emission:
+        kept = node_of(emission.call(behind, emission.proxy(whole), count))
+    replace(whole, kept, but=emission.made)

@@ -1,26 +1,45 @@
 """resolve: selectors become sites.
 
 Requires: the model's sites. Ensures: every use of the adapter has at least one site, every name
-that its expressions read exists there, and every dimension is a whole number at each site.
+that its expressions read exists there, and every dimension is a whole number at each site; texts that
+stand for token ids are ids; what soft tokens need besides is in the plan.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
-from peftlang.diagnostics import PeftError, nearest
-from peftlang.ir.dims import Dim, Indivisible, UnboundDim
-from peftlang.ir.expr import Apply, names, postorder
-from peftlang.ir.method import Adapter, Method, TapDef, Use
-from peftlang.ir.places import GLOB_ROLES, in_scope, matches
+from peftlang.diagnostics import PeftError
+from peftlang.ir.builtins import BUILTINS
+from peftlang.ir.dims import Indivisible, UnboundDim
+from peftlang.ir.expr import Apply, Expr, Number, Rewriter, names, postorder
+from peftlang.ir.method import Adapter, Method, Use
+from peftlang.ir.places import in_scope, matches
 from peftlang.ir.plan import Placement, Plan, Site, Tapped
-from peftlang.ir.selector import Selector, Target
-from peftlang.ir.sizes import site_sizes, too_many
-from peftlang.passes.missing import looked_for, paths_instead
-from peftlang.passes.prompts import parts_before
-from peftlang.passes.taps import tapped
+from peftlang.ir.reach import asking
+from peftlang.ir.selector import Target
+from peftlang.ir.sizes import all_dims, site_sizes, too_many
+from peftlang.ir.soft_tokens import parts_before
+from peftlang.ir.types import Type
+from peftlang.prompts.layers import with_beside
+from peftlang.sites.planning import Planning
+from peftlang.sites.select import select, tappable
+from peftlang.sites.taps import tapped
 
 
-def resolve(
+def resolve(work: Planning) -> None:
+    """Place every use of an adapter on the model's sites.
+
+    Raises:
+        PeftError: as ``resolved``; S412, the model names no token that a text stands for.
+    """
+    survey = work.survey
+    sites = [*survey.sites, *survey.containers]
+    adapter = named_ids(work.adapter, work.special_ids)
+    made = resolved(adapter, sites, work.shapes, survey.why_missing)
+    work.plan = with_beside(made, sites, survey.tables)
+
+
+def resolved(
     adapter: Adapter,
     sites: Sequence[Site],
     parameters: Mapping[str, tuple[int, ...]] | None = None,
@@ -43,7 +62,7 @@ def resolve(
         chosen = select(use.selector, sites, why_missing)
         found: dict[str, dict[str, Tapped]] = {}
         for site in chosen:
-            taps = tapped(use, site, lambda tap: _tappable(tap, sites))
+            taps = tapped(use, site, lambda tap: tappable(tap, sites))
             found[site.id] = {name: entry for name, (entry, _) in taps.items()}
             read.update({other.id: other for _, other in taps.values()})
             _check(use, site, found[site.id])
@@ -66,109 +85,6 @@ def resolve(
         tapped=read,
         spec=adapter,
     )
-
-
-def _tappable(tap: TapDef, sites: Sequence[Site]) -> list[Site]:
-    """What a tap's target means; an expert's own tokens show only when the model runs."""
-    found = [site for site in sites if matches(tap.target, site) and "expert" not in site.dims]
-    return _one_per_place(_by_kind(found))
-
-
-def select(
-    selector: Selector,
-    sites: Sequence[Site],
-    why_missing: Callable[[str], str] = lambda _role: "",
-) -> list[Site]:
-    """The sites that a selector means, each once, in model order.
-
-    Of several roles some may be absent (`attn.k, cross_attn.k` on a decoder alone); a path that
-    matches nothing is an error by itself.
-
-    Raises:
-        PeftError: S402, S404, S405 or S407, nothing matches.
-    """
-    excluded = {s.id for t in selector.exceptions for s in sites if matches(t, s)}
-    excluded_weights = {_weight(s) for s in sites if s.id in excluded and s.weight}
-    kept: set[str] = set()
-    absent = []
-    for target in selector.targets:
-        found = _by_kind([site for site in sites if matches(target, site)])
-        if not found:
-            absent.append(target)
-        kept |= {s.id for s in _one_per_place(found) if _weight(s) not in excluded_weights}
-    globs = [target for target in absent if target.kind == "glob"]
-    if globs or len(absent) == len(selector.targets):
-        raise _nothing((globs or absent)[0], sites, why_missing)
-    chosen = [site for site in sites if site.id in kept - excluded]
-    if not chosen:
-        raise PeftError(
-            f"`{selector}` selects nothing: `except` takes away all that it names",
-            code="S402",
-            help="narrow the exception",
-        )
-    return chosen
-
-
-def _weight(site: Site) -> tuple[str | None, int | None]:
-    """A site's weight, and which expert's it is in a parameter that holds several."""
-    return site.weight, site.dims.get("expert")
-
-
-def _by_kind(found: list[Site]) -> list[Site]:
-    """Containers only where a path names nothing else: `"layers.*"` is not all that they hold."""
-    return [site for site in found if site.role != "module"] or found
-
-
-def _one_per_place(sites: list[Site]) -> list[Site]:
-    """A glob finds a module under each of its roles; the first says what kind it is."""
-    seen: dict[tuple[str, str | None], Site] = {}
-    for site in sites:
-        key = (site.path, site.role if site.role not in GLOB_ROLES else None)
-        seen.setdefault(key if site.role in GLOB_ROLES else (site.id, None), site)
-    return list(seen.values())
-
-
-def _nothing(target: Target, sites: Sequence[Site], why_missing: Callable[[str], str]) -> PeftError:
-    if target.kind == "glob":
-        paths = sorted({s.path for s in sites if s.path})
-        close = ", ".join(nearest(target.text, paths, count=3) or paths[:4])
-        return PeftError(
-            f'no module path matches "{target.text}"',
-            code="S402",
-            help=f"paths of this model: {close}, …",
-        )
-    if not any(s.role == target.text for s in sites):
-        why = why_missing(target.text) or f"Looked for: {looked_for(target.text)}"
-        named = ", ".join(f'"{path}"' for path in paths_instead(sites))
-        positions = ", ".join(sorted({s.role for s in sites} - {"module"}))
-        return PeftError(
-            f"this model has no `{target.text}`. {why}",
-            code="S407",
-            help=f"its positions are {positions}; or name modules by path: {named}",
-        )
-    of_role = [s for s in sites if s.role == target.text]
-    sides = sorted({s.side for s in of_role if s.side})
-    if target.sides and not any(s.side in target.sides for s in of_role):
-        return PeftError(
-            f"`{target}` matches nothing: no `{target.text}` lies in {' or '.join(target.sides)}",
-            code="S405",
-            help=f"this model has {', '.join(sides) or 'one stack without a name'}",
-        )
-    depth = max(s.dims.get("layers", 0) for s in of_role)
-    why = why_missing(str(target)) if target.text == "prompt" and target.layers else ""
-    if why:
-        return PeftError(f"`{target}` matches nothing: {why}", code="S404", help=_where(of_role))
-    return PeftError(
-        f"`{target}` matches nothing: no `{target.text}` is in that scope",
-        code="S404" if target.layers else "S402",
-        help=f"layers are 0..{depth - 1}; `peftlang sites` lists all",
-    )
-
-
-def _where(prompts: Sequence[Site]) -> str:
-    layers = sorted({site.layer for site in prompts if site.layer is not None})
-    inside = f", `prompt in layers[0..{layers[-1]}]`" if layers else ""
-    return f"soft tokens can come in at `prompt`, the model's input{inside}"
 
 
 def _check(use: Use, site: Site, taps: Mapping[str, Tapped]) -> None:
@@ -234,18 +150,6 @@ def _absent(name: str, method: Method, site: Site, why: str) -> PeftError:
     )
 
 
-def all_dims(method: Method) -> Iterable[tuple[Dim, str]]:
-    """Every dimension of a method's tensors and expressions, and what has it."""
-    for tensor in method.tensors:
-        for dim in tensor.dims:
-            yield dim, f"dimension `{dim}` of `{tensor.name}`"
-    roots = [c.value for c in method.compositions]
-    for node in postorder(*roots):
-        if isinstance(node, Apply):
-            for dim in node.type.dims:
-                yield dim, f"dimension `{dim}` of `{node.op}`"
-
-
 def _unfrozen(
     adapter: Adapter, sites: Sequence[Site], parameters: Mapping[str, tuple[int, ...]]
 ) -> dict[str, tuple[int, ...]]:
@@ -299,3 +203,54 @@ def _parameters(target: Target, sites: Sequence[Site], parameters: Iterable[str]
         if matches(narrowed, site):
             found |= {p for p in (site.weight, site.bias) if p and p.endswith(which)}
     return found
+
+
+# Texts that stand for ids
+
+
+def named_ids(adapter: Adapter, ids: Mapping[str, tuple[int, ...]]) -> Adapter:
+    """``adapter`` with ids in place of the texts that stand for them.
+
+    Args:
+        adapter: Any adapter.
+        ids: What the model calls its special tokens: ``{"cls": (101,), "special": (101, 102)}``.
+
+    Raises:
+        PeftError: S412, the model names no such token.
+    """
+    uses = tuple(_with_ids(use, ids) for use in adapter.uses)
+    return adapter.model_copy(update={"uses": uses})
+
+
+def _with_ids(use: Use, ids: Mapping[str, tuple[int, ...]]) -> Use:
+    if not asking(use.method, what=("ids",)):
+        return use
+
+    def rule(node: Expr) -> Expr:
+        if not isinstance(node, Apply) or node.is_hyper or not BUILTINS[node.op].texts:
+            return node
+        args = [found for arg in node.args for found in _ids(arg, ids, use.method)]
+        return Apply(node.op, tuple(args), node.type, node.keywords, node.over, span=node.span)
+
+    rewrite = Rewriter(rule)
+    changed = tuple(
+        c.model_copy(update={"value": rewrite(c.value)}) for c in use.method.compositions
+    )
+    return use.model_copy(
+        update={"method": use.method.model_copy(update={"compositions": changed})}
+    )
+
+
+def _ids(arg: Expr, ids: Mapping[str, tuple[int, ...]], method: Method) -> list[Expr]:
+    if not isinstance(arg, Number) or not isinstance(arg.value, str):
+        return [arg]
+    found = ids.get(arg.value, ())
+    if not found:
+        has = ", ".join(f'"{name}"' for name in sorted(ids) if ids[name])
+        raise PeftError(
+            f'`{method.name}` chooses tokens that the model calls "{arg.value}", and its '
+            "configuration names none",
+            code="S412",
+            help=f"it names {has}" if has else "write the id itself, from the tokeniser",
+        )
+    return [Number(value, Type(kind="int"), arg.span) for value in found]

@@ -10,9 +10,19 @@ from peftlang.diagnostics import PeftError
 from peftlang.ir.method import Adapter, Axis, TensorDef
 from peftlang.ir.plan import TRAINED, ParamGroup, Placement, Plan, Site
 from peftlang.ir.sizes import site_sizes
+from peftlang.sites.planning import Planning
 
 
-def share(plan: Plan) -> Plan:
+def share(work: Planning) -> None:
+    """Say which tensors exist, and who uses them.
+
+    Raises:
+        PeftError: as ``shared``.
+    """
+    work.plan = shared(work.plan)
+
+
+def shared(plan: Plan) -> Plan:
     """Return ``plan`` with its groups, and with each placement's tensors mapped to them.
 
     Raises:

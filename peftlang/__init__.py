@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from peftlang.pipeline import compile as compile
     from peftlang.pipeline import load as load
     from peftlang.pipeline import save as save
+    from peftlang.runtime.control import active as active
     from peftlang.runtime.control import adapters as adapters
     from peftlang.runtime.control import disabled as disabled
     from peftlang.runtime.control import inputs as inputs
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 _OF_THE_PIPELINE = ("compile", "load", "save")
 
-_OF_CONTROL = ("adapters", "disabled", "inputs", "penalties", "remove", "set_active")
+_OF_CONTROL = ("active", "adapters", "disabled", "inputs", "penalties", "remove", "set_active")
 
 _OF_MERGING = ("NotMergeable", "merge", "unmerge", "why_not_mergeable")
 
@@ -55,6 +56,7 @@ __all__ = [
     "NotMergeable",
     "PeftError",
     "__version__",
+    "active",
     "adapters",
     "compile",
     "disabled",

@@ -1,20 +1,20 @@
 """Merging: a plain base model that does what the adapted one does."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from peftlang.capture import is_adapters
 from peftlang.diagnostics import PeftError
 from peftlang.passes.fold import Folded, Unfoldable, fold
-from peftlang.passes.neighbours import neighbours
+from peftlang.sites.neighbours import neighbours
 from peftlang.pipeline import survey
-from peftlang.runtime import adapted as state
-from peftlang.runtime.adapted import Adapted, AdapterRecord
-from peftlang.runtime.store import STORE, AdapterTensors
+from peftlang.prompts.cache import prepare_generation
+from peftlang.runtime import registry as state
+from peftlang.runtime.holders import AdapterTensors, base_parameters
+from peftlang.runtime.registry import AdapterRecord, Registry
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -60,7 +60,7 @@ class _Kept:
     parameters: dict[str, Tensor]
     records: dict[str, AdapterRecord]
     tensors: dict[str, AdapterTensors]
-    owner: Adapted
+    owner: Registry
 
 
 def why_not_mergeable(model: nn.Module, example_inputs: Any = None) -> list[Unfoldable]:
@@ -161,16 +161,12 @@ def folded_weights(model: nn.Module, example_inputs: Any = None) -> Folded:
     return _folded(state.of(model), example_inputs)
 
 
-def _folded(owner: Adapted, example_inputs: Any) -> Folded:
+def _folded(owner: Registry, example_inputs: Any) -> Folded:
     root = owner.root
-    with _in_eval(root):
-        surveyed = survey(root, example_inputs)
-    parameters = {
-        name: value for name, value in root.named_parameters() if not name.startswith(f"{STORE}.")
-    }
-    near = neighbours(surveyed.graphs, surveyed.sites)
+    surveyed = survey(root, example_inputs) if example_inputs is not None else owner.survey
+    near = neighbours([surveyed.graph], surveyed.sites)
     with torch.no_grad():
-        return fold(owner.active_plans(), parameters, owner.slot, near, _tied(root))
+        return fold(owner.plans(), base_parameters(root), owner.adapter_tensor, near, _tied(root))
 
 
 def _tied(root: nn.Module) -> dict[str, tuple[str, ...]]:
@@ -178,20 +174,9 @@ def _tied(root: nn.Module) -> dict[str, tuple[str, ...]]:
     first: dict[int, str] = {}
     holders: dict[str, list[str]] = {}
     for path, module in root.named_modules():
-        if path.startswith(STORE):
+        if is_adapters(path):
             continue
         for leaf, parameter in module.named_parameters(recurse=False):
             name = first.setdefault(id(parameter), f"{path}.{leaf}" if path else leaf)
             holders.setdefault(name, []).append(path)
     return {name: tuple(paths) for name, paths in holders.items() if len(paths) > 1}
-
-
-@contextmanager
-def _in_eval(root: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in root.modules()]
-    root.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

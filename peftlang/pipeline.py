@@ -1,94 +1,70 @@
 """The way through: a spec and a model in, an adapted model out. The passes, in order."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from peftlang.capture import RECOMPILE_LIMIT, CapturedGraph, capture, inner_backend
-from peftlang.diagnostics import PeftError
+from peftlang.capture import is_adapters, record
+from peftlang.diagnostics import PeftError, did_you_mean
+from peftlang.emit.rewriting import Rewriting
 from peftlang.ir.expr import Scalar
 from peftlang.ir.method import Adapter
-from peftlang.ir.plan import Plan, Site
+from peftlang.ir.plan import Plan
 from peftlang.lower import build
 from peftlang.lower import load as load_spec
 from peftlang.models import example_inputs as inputs_of
-from peftlang.passes.admit import check_admitted
 from peftlang.passes.annotate import annotate
-from peftlang.passes.decompose import decompose, write_out
-from peftlang.passes.entering import Entering, entering, with_beside
-from peftlang.passes.experts import check_experts
-from peftlang.passes.hide import hide
+from peftlang.passes.check import check
+from peftlang.passes.decompose import decompose
 from peftlang.passes.insert import insert
-from peftlang.passes.lift import lift
-from peftlang.passes.missing import found_instead
-from peftlang.passes.modules import modules
+from peftlang.passes.mask import mask
 from peftlang.passes.prompts import prompts
+from peftlang.passes.regions import regions
 from peftlang.passes.resolve import resolve
-from peftlang.passes.rewriting import ActivePlan, Rewriting
 from peftlang.passes.roles import roles
-from peftlang.passes.rooms import prompts_inside
-from peftlang.passes.sequences import check_sequences, named_ids
 from peftlang.passes.share import share
-from peftlang.runtime import adapted as state
+from peftlang.prompts.cache import prepare_generation
+from peftlang.prompts.sequences import special_ids
 from peftlang.runtime import disk
-from peftlang.runtime.adapted import Adapted, AdapterRecord
-from peftlang.runtime.control import remove
-from peftlang.runtime.sequences import prompt_site, special_ids, why_no_prompt
-from peftlang.runtime.store import STORE, create
+from peftlang.runtime import registry as state
+from peftlang.runtime.holders import create
+from peftlang.runtime.registry import AdapterRecord, Registry
+from peftlang.sites.planning import Planning
+from peftlang.sites.survey import Survey
 
 Model = TypeVar("Model", bound=nn.Module)
 
-PLAN_PASSES = ("roles", "resolve", "share")
-"""Passes over the plan, once per adapter; ``roles`` reads the model's own graphs."""
+PLAN: tuple[Callable[[Planning], None], ...] = (roles, resolve, share, check, regions)
+"""Passes over a plan, in order: once for each adapter."""
 
-GRAPH_PASSES: tuple[Callable[[Rewriting], None], ...] = (
-    decompose,
-    annotate,
-    prompts,
-    hide,
-    insert,
-    lift,
-)
-"""Passes over each graph that Dynamo captures, in order."""
+GRAPH: tuple[Callable[[Rewriting], None], ...] = (decompose, annotate, prompts, mask, insert)
+"""Passes over the graph of each region that an adapter acts in, in order."""
+
+OPTIONAL: frozenset[str] = frozenset()
+"""Passes that can be left out: what is computed is the same without them."""
 
 Observer = Callable[[str, str, Any], None]
 """Called with ("before" or "after", the pass's name, what it works on)."""
 
 
-@dataclass(frozen=True)
-class Survey:
-    """What is known of a model's positions: its graphs and every site found in them.
-
-    ``containers`` are the modules that have no role of their own: what a path may name besides.
-    """
-
-    graphs: list[CapturedGraph]
-    sites: list[Site]
-    containers: list[Site]
-    no_prompt: str = ""
-    entering: Entering = field(default_factory=Entering)
-
-    def why_missing(self, role: str) -> str:
-        """What there is instead of a role that has no site at all; "" where nothing is like it."""
-        if role.startswith("prompt"):
-            return self.no_prompt if role == "prompt" else self.entering.reason
-        return found_instead(role, self.graphs, self.sites)
+def _nobody(_when: str, _step: str, _subject: Any) -> None:
+    """Observe nothing."""
 
 
 def survey(model: nn.Module, example_inputs: Mapping[str, Any] | None = None) -> Survey:
-    """Find every site of a model by reading its graphs; weights are not touched.
+    """Find every site of a model by reading its graph; weights are not touched.
+
+    What was found is kept with an adapted model.
 
     Args:
         model: Any module, on any device, the meta device included.
         example_inputs: Keyword arguments of its forward; made from its config when not given.
 
     Raises:
-        PeftError: C7xx, inputs cannot be made or the model cannot be captured.
+        PeftError: C7xx, inputs cannot be made or the model cannot be read.
     """
     if not isinstance(example_inputs, Mapping | None):
         raise PeftError(
@@ -97,79 +73,60 @@ def survey(model: nn.Module, example_inputs: Mapping[str, Any] | None = None) ->
             "as {'input_ids': tensor}",
         )  # fmt: skip
     inputs = dict(example_inputs) if example_inputs is not None else inputs_of(model)
-    with _doors_transparent(model):
-        graphs = capture(model, inputs)
-    for graph in graphs:
-        write_out(graph)
-    sites = roles(graphs)
-    prompt = prompt_site(model, sites)
-    ahead = ([prompt] if prompt else []) + prompts_inside(graphs, sites)
-    inside = entering(graphs, ahead, sites)
-    found = sites + ahead + inside.sites
-    return Survey(graphs, found, modules(graphs, sites), why_no_prompt(model), inside)
-
-
-@contextmanager
-def _doors_transparent(model: nn.Module) -> Iterator[None]:
-    """An adapted model is surveyed as the base that it is."""
-    found = model.__dict__.get(state.STATE)
-    if not isinstance(found, Adapted):
-        yield
-        return
-    before, found.inside = found.inside, True
-    try:
-        yield
-    finally:
-        found.inside = before
+    work = Planning(model, Adapter(name=""), graph=record(model, inputs))
+    roles(work)
+    return work.survey
 
 
 def plan(
-    adapter: Adapter, model: nn.Module, surveyed: Survey, observe: Observer | None = None
-) -> Plan:
+    adapter: Adapter, model: nn.Module, surveyed: Survey, observe: Observer | None = None,
+    without: Sequence[str] = (),
+) -> Plan:  # fmt: skip
     """Resolve an adapter against a model, and share its tensors.
 
     Raises:
         PeftError: S4xx, a selector, name or size does not fit the model.
     """
     seen = observe or _nobody
-    seen("after", "roles", surveyed.sites)
-    seen("before", "resolve", adapter)
-    shapes = {
-        name: tuple(p.shape)
-        for name, p in model.named_parameters()
-        if not name.startswith(f"{STORE}.")
-    }
-    sites = surveyed.sites + surveyed.containers
-    resolved = resolve(named_ids(adapter, special_ids(model)), sites, shapes, surveyed.why_missing)
-    resolved = with_beside(resolved, sites, surveyed.entering.tables)
-    check_sequences(resolved, sites)
-    check_experts(resolved)
-    check_admitted([ActivePlan("", resolved)])
-    seen("after", "resolve", resolved)
-    seen("before", "share", resolved)
-    shared = share(resolved)
-    seen("after", "share", shared)
-    return shared
-
-
-def rewriter(observe: Observer | None = None) -> Callable[[Rewriting], None]:
-    """The graph passes as one function; each leaves graphs that lint."""
-    seen = observe or _nobody
-
-    def rewrite(work: Rewriting) -> None:
-        for step in GRAPH_PASSES:
+    shapes = {n: tuple(p.shape) for n, p in model.named_parameters() if not is_adapters(n)}
+    work = Planning(model, adapter, shapes, special_ids(model), found=surveyed)
+    for step in PLAN:
+        if step.__name__ not in without:
             seen("before", step.__name__, work)
             step(work)
-            for graph in work.graphs:
-                graph.gm.graph.lint()
-                graph.gm.recompile()
+            seen("after", step.__name__, work)
+    return work.plan
+
+
+def rewriter(
+    observe: Observer | None = None, without: Sequence[str] = ()
+) -> Callable[[Rewriting], None]:
+    """The graph passes as one function; each leaves a graph that lints."""
+    seen = observe or _nobody
+    steps = [step for step in GRAPH if step.__name__ not in without]
+
+    def rewrite(work: Rewriting) -> None:
+        for step in steps:
+            seen("before", step.__name__, work)
+            step(work)
+            work.graph.lint()
             seen("after", step.__name__, work)
 
     return rewrite
 
 
-def _nobody(_when: str, _step: str, _subject: Any) -> None:
-    """Observe nothing."""
+def _check_without(names: Sequence[str]) -> None:
+    known = [step.__name__ for step in (*PLAN, *GRAPH)]
+    for name in names:
+        if name not in OPTIONAL:
+            there = name in known
+            raise PeftError(
+                f"the pass `{name}` cannot be left out" if there else f"there is no pass `{name}`",
+                code="R524",
+                help=(did_you_mean(name, known) or "")
+                if not there
+                else "those that can be: " + (", ".join(sorted(OPTIONAL)) or "none"),
+            )
 
 
 def compile(  # noqa: A001 -- the word of the trade, and of torch
@@ -186,11 +143,11 @@ def compile(  # noqa: A001 -- the word of the trade, and of torch
     param_dtype: torch.dtype | None = None,
     backend: str | Callable[..., Any] = "eager",
     example_inputs: Mapping[str, Any] | None = None,
-    recompile_limit: int = RECOMPILE_LIMIT,
+    without: Sequence[str] = (),
     observe: Observer | None = None,
     **hyper_parameters: Scalar,
 ) -> Model:
-    """Adapt a model with a spec, in place: the same object, of the same class.
+    """Adapt a model with a spec, in place: the same object, of a class that derives from its own.
 
     The base is frozen; what trains is the adapter's. The adapter acts at once, besides those
     that already do.
@@ -206,11 +163,11 @@ def compile(  # noqa: A001 -- the word of the trade, and of torch
         init_seed: Seed of the adapter's tensors.
         param_dtype: Number type of the adapter's parameters. None takes the base's;
             ``torch.float32`` keeps full-precision masters, brought to the base's type at use.
-        backend: What runs rewritten graphs: ``"eager"``, ``"inductor"``, or any backend of
-            ``torch.compile``.
+        backend: ``"eager"`` runs the model as Python does; any backend of ``torch.compile``
+            (``"inductor"``) has torch compile the adapted model, as ``model.compile()`` would.
         example_inputs: Keyword arguments of the model's forward; made from its config when
             not given.
-        recompile_limit: How many kinds of input one frame may be compiled for.
+        without: Passes to be left out.
         observe: Called before and after each pass.
         **hyper_parameters: Values of the spec's hyper-parameters.
 
@@ -221,14 +178,23 @@ def compile(  # noqa: A001 -- the word of the trade, and of torch
         PeftError: the spec, an argument, or their fit to the model is wrong; the model is then
             as it was.
     """
+    _check_without(without)
     built = build(load_spec(spec), entry, {**(args or {}), **hyper_parameters}, at, overrides)
-    if isinstance(backend, str):
-        inner_backend(backend)
+    _check_backend(backend)
     return _install(
         model, built, adapter_name, init_seed=init_seed, param_dtype=param_dtype,
-        backend=backend, example_inputs=example_inputs, recompile_limit=recompile_limit,
-        observe=observe,
+        backend=backend, example_inputs=example_inputs, observe=observe, without=without,
     )  # fmt: skip
+
+
+def _check_backend(backend: str | Callable[..., Any]) -> None:
+    known = ["eager", *torch.compiler.list_backends(exclude_tags=())]
+    if isinstance(backend, str) and backend not in known:
+        raise PeftError(
+            f"torch has no backend `{backend}`",
+            code="R508",
+            help=did_you_mean(backend, known) or "one of " + ", ".join(sorted(known)),
+        )
 
 
 def _install(
@@ -240,23 +206,32 @@ def _install(
     param_dtype: torch.dtype | None,
     backend: str | Callable[..., Any] = "eager",
     example_inputs: Mapping[str, Any] | None = None,
-    recompile_limit: int = RECOMPILE_LIMIT,
     observe: Observer | None = None,
+    without: Sequence[str] = (),
 ) -> Model:
-    present = model.__dict__.get(state.STATE)
+    present = state.find(model)
     _check_name(adapter_name, present)
-    surveyed = survey(model, example_inputs)
-    made = plan(built, model, surveyed, observe)
-    tensors = create(made, model, seed=init_seed, dtype=param_dtype)
+    known = present is not None and example_inputs is None
+    surveyed = present.survey if present and known else survey(model, example_inputs)
+    made = plan(built, model, surveyed, observe, without)
+    tensors = create(adapter_name, made, model, seed=init_seed, dtype=param_dtype)
     if present is None:
-        present = Adapted(model, rewriter(observe), inner=backend, recompile_limit=recompile_limit)
+        present = Registry(model, survey, rewriter(observe, without))
         model.__dict__[state.STATE] = present
+    present.surveyed(surveyed)
     state.freeze(model)
-    present.add(adapter_name, AdapterRecord(made, init_seed), tensors)
+    try:
+        present.add(adapter_name, AdapterRecord(made, init_seed), tensors)
+    except BaseException:
+        present.remove(adapter_name)
+        raise
+    prepare_generation(model, (record.plan for record in present.records.values()))
+    if backend != "eager":
+        model.compile(backend=backend)
     return model
 
 
-def _check_name(name: str, present: Adapted | None) -> None:
+def _check_name(name: str, present: Registry | None) -> None:
     if not name or "." in name or "+" in name or hasattr(nn.ModuleDict(), name):
         raise PeftError(
             f"`{name}` cannot be an adapter's name",
@@ -315,7 +290,7 @@ def load(
     saved = disk.read(Path(folder))
     disk.check_base(saved, model)
     built = build(load_spec(saved.source), saved.entry)
-    had = state.STATE in model.__dict__
+    _check_backend(backend)
     _install(
         model, built, adapter_name, init_seed=saved.seed, param_dtype=param_dtype,
         backend=backend, example_inputs=example_inputs,
@@ -323,9 +298,8 @@ def load(
     try:
         disk.fill(saved, state.of(model).tensors(adapter_name))
     except PeftError:
-        remove(model, adapter_name)
+        state.of(model).remove(adapter_name)
         raise
-    assert had or state.STATE in model.__dict__
     return model
 
 

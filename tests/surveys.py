@@ -11,8 +11,9 @@ from torch import nn
 
 import peftlang.merging
 import peftlang.pipeline
-from peftlang.pipeline import Survey, survey
-from peftlang.runtime.store import STORE
+from peftlang.pipeline import survey
+from peftlang.sites.survey import Survey
+from peftlang.capture import is_adapters
 
 _KEPT: dict[tuple[str, ...], Survey] = {}
 
@@ -22,7 +23,7 @@ def _kept(model: nn.Module, example_inputs: Mapping[str, Any] | None = None) -> 
     if example_inputs is not None or not hasattr(config, "to_json_string"):
         return survey(model, example_inputs)
     attention = str(getattr(config, "_attn_implementation", ""))
-    own = ((n, m) for n, m in model.named_modules() if not n.startswith(STORE))
+    own = ((n, m) for n, m in model.named_modules() if not is_adapters(n))
     names = ",".join(f"{name}:{module.training:d}" for name, module in own)
     key = (type(model).__qualname__, config.to_json_string(), attention, names)
     if key not in _KEPT:

@@ -102,9 +102,9 @@ def _printer(before: list[str], after: list[str], out: TextIO) -> Callable[[str,
     Raises:
         PeftError: C709, there is no such pass.
     """
-    from peftlang.pipeline import GRAPH_PASSES, PLAN_PASSES
+    from peftlang.pipeline import GRAPH, PLAN
 
-    known = [*PLAN_PASSES, *(step.__name__ for step in GRAPH_PASSES)]
+    known = [step.__name__ for step in (*PLAN, *GRAPH)]
     for name in (*before, *after):
         if name not in known:
             raise PeftError(
@@ -122,7 +122,7 @@ def _printer(before: list[str], after: list[str], out: TextIO) -> Callable[[str,
 
 
 def _text_of(subject: Any) -> str:
-    from peftlang.passes.listing import listing
+    from peftlang.graph.listing import listing
 
     if hasattr(subject, "graphs"):
         return listing(subject)

@@ -15,7 +15,7 @@ from peftlang.interop.reading import ROOT
 from peftlang.interop.targets import as_targets, is_linear, is_transposed
 from peftlang.interop.trained import base_parameters
 from peftlang.merging import NotMergeable, folded_weights
-from peftlang.runtime import adapted as state
+from peftlang.runtime import registry as state
 
 
 @dataclass(frozen=True)

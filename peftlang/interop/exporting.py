@@ -25,10 +25,10 @@ from peftlang.interop.targets import (
 from peftlang.interop.trained import is_saved
 from peftlang.interop.training import Training, training_of, whole_copies
 from peftlang.ir.plan import TRAINED, Plan, Site
-from peftlang.passes.neighbours import neighbours
+from peftlang.sites.neighbours import neighbours
 from peftlang.pipeline import survey
-from peftlang.runtime import adapted as state
-from peftlang.runtime.adapted import Adapted
+from peftlang.runtime import registry as state
+from peftlang.runtime.registry import Registry
 
 TASKS = {
     "ForCausalLM": "CAUSAL_LM",
@@ -82,7 +82,7 @@ def to_hf(
     return files.write(Path(folder), config, values)
 
 
-def adapter_called(owner: Adapted, name: str | None) -> str:
+def adapter_called(owner: Registry, name: str | None) -> str:
     """The adapter of that name, or the only one.
 
     Raises:
@@ -116,7 +116,7 @@ class _Readers:
             finally:
                 for module, mode in modes:
                     module.training = mode
-            self._found = dict(neighbours(surveyed.graphs, surveyed.sites).reader)
+            self._found = dict(neighbours([surveyed.graph], surveyed.sites).reader)
         return self._found
 
 

@@ -14,10 +14,11 @@ from peftlang.interop.prefixes import check
 from peftlang.interop.reading import Reading, place_of, read_modules
 from peftlang.interop.text import spec_text
 from peftlang.ir.plan import TRAINED, Plan
-from peftlang.pipeline import Survey, compile, survey
-from peftlang.runtime import adapted as state
+from peftlang.pipeline import compile, survey
+from peftlang.sites.survey import Survey
+from peftlang.runtime import registry as state
 from peftlang.runtime.control import adapters, remove
-from peftlang.runtime.store import AdapterTensors
+from peftlang.runtime.holders import AdapterTensors
 
 Model = TypeVar("Model", bound=nn.Module)
 

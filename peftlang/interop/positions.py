@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftlang.runtime.adapted import STATE
+from peftlang.runtime.registry import STATE
 from peftlang.runtime.control import disabled
 
 TOKENS = 24

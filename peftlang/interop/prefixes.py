@@ -12,7 +12,7 @@ from peftlang.interop.correspondence import Form
 from peftlang.interop.positions import Disagreement, cached, check_agree, turns, uncached
 from peftlang.interop.trained import base_parameters
 from peftlang.ir.plan import Site
-from peftlang.runtime import adapted as state
+from peftlang.runtime import registry as state
 
 CORE = "attn.core"
 KEY = "prompt_embeddings"

@@ -20,8 +20,8 @@ from peftlang.interop.trained import copied_parameters, tied_names, whole_parame
 from peftlang.ir.dims import Indivisible
 from peftlang.ir.expr import Scalar
 from peftlang.ir.plan import Site
-from peftlang.passes.resolve import all_dims
-from peftlang.pipeline import Survey
+from peftlang.ir.sizes import all_dims
+from peftlang.sites.survey import Survey
 
 ROOT = "base_model.model."
 """What stands before every module's path in the file."""

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from peftlang.diagnostics import PeftError
-from peftlang.runtime.store import STORE
+from peftlang.capture import is_adapters
 
 ALL_LINEAR = "all-linear"
 _CLASSIFIERS = ("score", "classifier")
@@ -102,7 +102,7 @@ def _all_linear(model: nn.Module, config: Mapping[str, Any]) -> list[str]:
 def own_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Every module below the base, without what adapters of ours have added."""
     found = model.named_modules()
-    return [(path, m) for path, m in found if path and path.partition(".")[0] != STORE]
+    return [(path, m) for path, m in found if path and not is_adapters(path)]
 
 
 def is_linear(module: nn.Module) -> bool:

@@ -11,8 +11,8 @@ from peftlang.interop.reading import PROMPT, Module, Reading
 from peftlang.ir.expr import Scalar
 from peftlang.ir.plan import Site
 from peftlang.ir.selector import LayerRange, Selector, Target
-from peftlang.passes.resolve import select
-from peftlang.pipeline import Survey
+from peftlang.sites.select import select
+from peftlang.sites.survey import Survey
 from peftlang.syntax import format_text
 
 

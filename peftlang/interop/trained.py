@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from peftlang.diagnostics import PeftError
 from peftlang.interop.correspondence import Correspondence
 from peftlang.interop.targets import own_modules
-from peftlang.runtime.store import STORE
+from peftlang.capture import is_adapters
 
 
 def base_parameters(model: nn.Module) -> dict[str, Tensor]:
     """The base's own parameters by name; tied ones once."""
-    return {n: p for n, p in model.named_parameters() if not n.startswith(f"{STORE}.")}
+    return {n: p for n, p in model.named_parameters() if not is_adapters(n)}
 
 
 def tied_names(model: nn.Module) -> dict[str, list[str]]:
@@ -22,7 +22,7 @@ def tied_names(model: nn.Module) -> dict[str, list[str]]:
     first = {id(parameter): name for name, parameter in base_parameters(model).items()}
     found: dict[str, list[str]] = {name: [] for name in first.values()}
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        if not name.startswith(f"{STORE}."):
+        if not is_adapters(name):
             found[first[id(parameter)]].append(name)
     return found
 

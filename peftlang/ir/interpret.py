@@ -26,19 +26,20 @@ class Interpreter:
         sizes: Concrete sizes of the site's dimensions and of integer hyper-parameters.
         lookup: Gives the value of a tensor by name, laid out ``[*implicit, *dims]``.
         training: Whether dropout and sampling are on.
-        half: Whether the values are float16 or bfloat16. What an operation that needs single
-            precision gives then stays in float32, and so does all that is made of it.
+        precise: Brings a tensor of half precision to single precision; None where there are none.
+            What an operation that needs single precision gives stays so, and so does all that is
+            made of it.
         site: What the builtins that look at the attention product or at token positions ask.
         real: Which tokens of a tapped sequence are no padding, by the name of its length.
     """
 
     def __init__(
         self, t: Any, sizes: Mapping[str, int], lookup: Callable[[str], Any], *,
-        training: bool = False, half: bool = False, site: Any = None,
+        training: bool = False, precise: Callable[[Any], Any] | None = None, site: Any = None,
         real: Callable[[Dim], Any] = lambda _: None,
     ) -> None:  # fmt: skip
         self._t, self._sizes, self._lookup = t, sizes, lookup
-        self._training, self._half, self._site = training, half, site
+        self._training, self._precise, self._site = training, precise, site
         self._real = real
         self._arranged = Arranger(self.size)
         self._memo: dict[Any, Any] = {}
@@ -88,7 +89,7 @@ class Interpreter:
             over=node.over,
             size=self.size,
             training=self._training,
-            half=self._half,
+            precisely=self._precise,
             site=self._site,
             memo=self._memo,
             real=self._real,
@@ -97,17 +98,18 @@ class Interpreter:
     def _operands(self, node: Apply, call: Apply, *more: Expr) -> tuple[Any, ...]:
         """The operands of ``call``, which makes ``node``, and ``more``.
 
-        They are in float32 where one of them already is and the values are half.
+        They are in single precision where one of them already is.
         """
         exprs = (*innermost(call).args, *more) if more else call.args
         values = tuple(self._done[id(expr)] for expr in exprs)
         meets_wide = any(id(expr) in self._wide for expr in exprs)
-        if self._half and (meets_wide or single_precision(call)):
+        if meets_wide or single_precision(call):
             self._wide.add(id(node))
-        if not (self._half and meets_wide):
+        precise = self._precise
+        if precise is None or not meets_wide:
             return values
         return tuple(
-            value.float() if expr.type.kind == "float" and hasattr(value, "float") else value
+            precise(value) if expr.type.kind == "float" and hasattr(value, "float") else value
             for expr, value in zip(exprs, values, strict=True)
         )
 

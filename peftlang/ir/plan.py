@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -78,6 +78,18 @@ class Site(Frozen):
     sees: Sees | None = None
     dims: dict[str, int] = Field(default_factory=dict)
 
+    @property
+    def sequence(self) -> str:
+        """Which of the model's sequences the tokens here are: a side's, or ``model``."""
+        if self.role in {"cross_attn.k", "cross_attn.v"}:
+            return "encoder"
+        return self.side or "model"
+
+    @property
+    def is_expert(self) -> bool:
+        """Whether it is a projection of one expert of several that one parameter holds."""
+        return self.role.startswith("expert.")
+
 
 class ParamGroup(Frozen):
     """One tensor and every place that uses it.
@@ -120,6 +132,28 @@ class Tapped(Frozen):
     sizes: dict[str, int] = Field(default_factory=dict)
 
 
+RegionKind = Literal["module", "operation", "inside", "whole"]
+"""The border of a module; one operation in it; operations in it, one by one; all of it as one graph."""
+
+
+class Region(Frozen):
+    """The part of a model that holds what is read and written at a site.
+
+    Attributes:
+        kind: What of the module.
+        path: The module.
+        function: The operation's name; "" for none.
+        number: Which of the module's operations of that name.
+        why: Why it is not smaller, as part of a sentence; "" where there is nothing smaller.
+    """
+
+    kind: RegionKind
+    path: str
+    function: str = ""
+    number: int = 0
+    why: str = ""
+
+
 class Placement(Frozen):
     """One use of a method, resolved to sites.
 
@@ -131,6 +165,7 @@ class Placement(Frozen):
         sites: Ids of the sites, in model order.
         tensors: For each site, which group holds each of the method's tensors.
         taps: For each site, what each of the method's taps reads.
+        regions: For each site, the part of the model that holds what is done there.
     """
 
     label: str
@@ -140,6 +175,7 @@ class Placement(Frozen):
     sites: tuple[str, ...]
     tensors: dict[str, dict[str, str]] = Field(default_factory=dict)
     taps: dict[str, dict[str, Tapped]] = Field(default_factory=dict)
+    regions: dict[str, Region] = Field(default_factory=dict)
 
     def tapped_sizes(self, site: str) -> dict[str, int]:
         """Sizes of the dimensions that the taps name at a site."""
@@ -177,6 +213,11 @@ class Plan(Frozen):
         return {use.label: use for use in self.spec.uses} if self.spec else {}
 
     @property
+    def is_whole(self) -> bool:
+        """Whether the model has to run as one graph."""
+        return any(r.kind == "whole" for p in self.placements for r in p.regions.values())
+
+    @property
     def concerned(self) -> dict[str, Site]:
         """Every site that has to be found: those in use, those that taps read, those beside."""
         return {**self.beside, **self.tapped, **self.sites}
@@ -194,15 +235,9 @@ class Plan(Frozen):
         """Number of trainable numbers, copies of base parameters included."""
         return sum(g.count for g in self.groups.values() if g.trainable)
 
-    def graph(self) -> Any:
-        """A networkx digraph: groups to placements to sites."""
-        import networkx as nx
 
-        graph = nx.DiGraph()
-        for placement in self.placements:
-            for site in placement.sites:
-                graph.add_edge(("placement", placement.label), ("site", site))
-        for group in self.groups.values():
-            for label, _ in group.members:
-                graph.add_edge(("group", group.name), ("placement", label))
-        return graph
+class ActivePlan(Frozen):
+    """An adapter that is switched on, by the name it has on the model."""
+
+    name: str
+    plan: Plan

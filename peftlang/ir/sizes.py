@@ -1,11 +1,11 @@
 """The sizes under which a method's dimensions are evaluated at a site."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from peftlang.ir.builtins import BUILTINS, as_dim
-from peftlang.ir.dims import Indivisible, UnboundDim
-from peftlang.ir.expr import Apply, Scalar
+from peftlang.ir.dims import Dim, Indivisible, UnboundDim
+from peftlang.ir.expr import Apply, Scalar, postorder
 from peftlang.ir.method import Method
 from peftlang.ir.places import place_of
 from peftlang.ir.plan import Site
@@ -47,3 +47,15 @@ def too_many(node: Apply, sizes: Mapping[str, int]) -> str | None:
     except (UnboundDim, Indivisible):
         return None
     return None if 1 <= have <= most else f"wants {have} of the {most} entries of `{limit}`"
+
+
+def all_dims(method: Method) -> Iterable[tuple[Dim, str]]:
+    """Every dimension of a method's tensors and expressions, and what has it."""
+    for tensor in method.tensors:
+        for dim in tensor.dims:
+            yield dim, f"dimension `{dim}` of `{tensor.name}`"
+    roots = [c.value for c in method.compositions]
+    for node in postorder(*roots):
+        if isinstance(node, Apply):
+            for dim in node.type.dims:
+                yield dim, f"dimension `{dim}` of `{node.op}`"

@@ -8,23 +8,41 @@ from torch import Tensor, nn
 
 from peftlang.diagnostics import PeftError
 from peftlang.ir.plan import Site
-from peftlang.runtime import adapted as state
-from peftlang.runtime.adapted import Adapted
+from peftlang.prompts.cache import prepare_generation
+from peftlang.runtime import registry as state
+from peftlang.runtime.call import scoped, supplied
+from peftlang.runtime.inputs import checked
+from peftlang.runtime.registry import Registry
 
 
 @contextmanager
 def disabled(model: nn.Module) -> Iterator[None]:
     """Run the base exactly, without any adapter, inside the ``with`` block.
 
+    It holds for the thread, or the asynchronous task, that says so.
+
     Raises:
         PeftError: R505, the model has no adapter.
     """
     found = state.of(model)
-    before, found.enabled = found.enabled, False
-    try:
+    with scoped(found, ()):
         yield
-    finally:
-        found.enabled = before
+
+
+@contextmanager
+def active(model: nn.Module, *names: str) -> Iterator[None]:
+    """Let exactly these adapters act, in this order, inside the ``with`` block.
+
+    It holds for the thread, or the asynchronous task, that says so; ``set_active`` is for all.
+
+    Raises:
+        PeftError: R504, R505.
+    """
+    found = state.of(model)
+    for name in names:
+        found.require(name)
+    with scoped(found, tuple(dict.fromkeys(names))):
+        yield
 
 
 @contextmanager
@@ -40,7 +58,9 @@ def inputs(model: nn.Module, /, **values: Any) -> Iterator[None]:
         PeftError: R505; R512, no active adapter has that input, or the value does not fit.
     """
     found = state.of(model)
-    with found.supplied(found.checked_inputs(values)):
+    acting = found.acting()
+    device = next(model.parameters()).device
+    with supplied(found, checked(acting.inputs if acting else {}, values, device)):
         yield
 
 
@@ -53,7 +73,8 @@ def penalties(model: nn.Module) -> dict[str, Tensor]:
     Raises:
         PeftError: R505, the model has no adapter.
     """
-    return dict(state.of(model).terms)
+    terms = state.of(model).terms
+    return {name.removeprefix("penalty:"): value for name, value in terms.items()}
 
 
 def set_active(model: nn.Module, *names: str) -> None:
@@ -77,7 +98,9 @@ def remove(model: nn.Module, name: str = "default") -> None:
     Raises:
         PeftError: R504, R505.
     """
-    state.of(model).remove(name)
+    found = state.of(model)
+    found.remove(name)
+    prepare_generation(model, (record.plan for record in found.records.values()))
 
 
 class AdapterView:
@@ -89,7 +112,7 @@ class AdapterView:
         active: Whether it acts.
     """
 
-    def __init__(self, name: str, owner: Adapted) -> None:
+    def __init__(self, name: str, owner: Registry) -> None:
         self.name, self._owner = name, owner
         self.plan = owner.records[name].plan
         self.active = name in owner.active
@@ -121,5 +144,5 @@ class AdapterView:
 
 def adapters(model: nn.Module) -> dict[str, AdapterView]:
     """The adapters of a model by name; empty for a model that has none."""
-    found = model.__dict__.get(state.STATE)
-    return {n: AdapterView(n, found) for n in found.records} if isinstance(found, Adapted) else {}
+    found = state.find(model)
+    return {n: AdapterView(n, found) for n in found.records} if found else {}

@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from peftlang.diagnostics import PeftError
-from peftlang.runtime.adapted import AdapterRecord
-from peftlang.runtime.store import STORE, AdapterTensors
+from peftlang.capture import is_adapters
+from peftlang.runtime.holders import AdapterTensors
+from peftlang.runtime.registry import AdapterRecord
 
 FORMAT = 1
 """Version of the folder's layout; readers refuse a later one."""
@@ -43,7 +44,7 @@ def fingerprint(model: nn.Module) -> dict[str, Any]:
     shapes = {
         name: list(parameter.shape)
         for name, parameter in model.named_parameters()
-        if not name.startswith(f"{STORE}.")
+        if not is_adapters(name)
     }
     text = json.dumps([type(model).__name__, shapes], sort_keys=True)
     config = getattr(model, "config", None)

@@ -1,75 +1,71 @@
 """Penalties: terms that a spec adds to the loss that the model returns in training."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from peftlang.ir.interpret import Interpreter
-from peftlang.ir.method import fixed
-from peftlang.ir.sizes import site_sizes
-from peftlang.passes.flows import reads_activations
-from peftlang.passes.streams import PENALTY
-from peftlang.runtime.store import base_value
+from peftlang.emit.applications import Application, reads_activations
+from peftlang.emit.evaluate import interpreter
+from peftlang.emit.slots import Slot
+from peftlang.emit.starts import base_value
+from peftlang.prompts.facts import Arguments
+from peftlang.runtime.call import Call
 
 if TYPE_CHECKING:
-    from peftlang.runtime.adapted import Adapted
-    from peftlang.runtime.calls import Call
-    from peftlang.runtime.doors import Door
+    from peftlang.runtime.registry import Registry
 
 
-def with_penalties(adapted: "Adapted", door: "Door", module: nn.Module, call: "Call") -> None:
-    """Add the active adapters' penalties to the loss of a training call of the whole model.
+def with_penalties(
+    registry: Registry, call: Call, given: Arguments
+) -> list[Callable[[Any], Any]]:
+    """What adds the active adapters' penalties to the loss of a training call of the whole model.
 
-    Those of activations come out of the graphs; those of parameters alone are computed here.
+    Those of activations come from where they are computed; those of parameters alone are made here.
     """
-    adapted.terms.clear()
-    if not module.training or not _any(adapted):
-        return
+    registry.last_terms({})
+    methods = (use.method for plan in call.acting.plans for use in plan.plan.uses.values())
+    if not given.module.training or not any(method.penalties for method in methods):
+        return []
 
     def add(result: Any) -> Any:
-        for name, value in of_parameters(adapted).items():
-            adapted.receive(PENALTY + name, value)
-        terms = [term.float() for term in adapted.terms.values()]
-        return result if door.path or not terms else _added(result, sum(terms))
+        terms = dict(call.terms)
+        for name, value in of_parameters(registry, call).items():
+            terms[name] = terms[name] + value if name in terms else value
+        registry.last_terms(terms)
+        single = [term.float() for term in terms.values()]
+        return result if given.path or not single else _added(result, sum(single))
 
-    call.after.append(add)
+    return [add]
 
 
-def of_parameters(adapted: "Adapted") -> dict[str, Tensor]:
-    """Penalties of parameters alone, by ``adapter.label``: the sum over the sites, a scalar."""
-    parameters = dict(adapted.root.named_parameters())
+def of_parameters(registry: Registry, call: Call) -> dict[str, Tensor]:
+    """Penalties of parameters alone: for each placement the sum over its sites, a scalar."""
+    parameters = dict(registry.root.named_parameters())
+    device = next(iter(parameters.values())).device
     found: dict[str, Tensor] = {}
-    for name in adapted.active:
-        plan = adapted.records[name].plan
-        for placement in plan.placements:
-            use = plan.uses[placement.label]
-            if all(map(reads_activations, use.method.penalties)):
+    for acting in call.acting.applications.values():
+        for application in acting:
+            own = [p for p in application.method.penalties if not reads_activations(p)]
+            if not own:
                 continue
-            method = fixed(use.method, use.args)
-            total = torch.zeros((), device=adapted.device)
-            for site_id in placement.sites:
-                site = plan.sites[site_id]
-                groups = placement.tensors[site_id]
 
-                def lookup(key: str, site: Any = site, groups: Any = groups) -> Tensor:
-                    if key in groups:
-                        return adapted.tensors(name).tensor(groups[key])  # noqa: B023
-                    value: Tensor = base_value(site, key, parameters)
-                    return value
+            def tensor(application: Application, name: str) -> Any:
+                slot = application.slot(name)
+                if slot is not None:
+                    return registry.value(call, slot)
+                if name in {"W", "b"}:
+                    return base_value(application.site, name, parameters)
+                return None
 
-                sizes = site_sizes(method, placement.args, site, placement.tapped_sizes(site_id))
-                interpret = Interpreter(torch, sizes, lookup, training=True)
-                for penalty in method.penalties:
-                    if not reads_activations(penalty):
-                        total = total + interpret(penalty)
-            found[f"{name}.{placement.label}"] = total
+            evaluate = interpreter(application, {}, tensor, training=True)
+            name = Slot("penalty", application.placement.label, application.adapter).key
+            total = found.get(name, torch.zeros((), device=device))
+            found[name] = total + sum(evaluate(penalty) for penalty in own)
     return found
-
-
-def _any(adapted: "Adapted") -> bool:
-    plans = (adapted.records[name].plan for name in adapted.active)
-    return any(use.method.penalties for plan in plans for use in plan.uses.values())
 
 
 def _added(result: Any, penalty: Any) -> Any:

@@ -8,7 +8,7 @@ from peftlang.ir.interpret import Interpreter
 from peftlang.ir.method import fixed
 from peftlang.ir.plan import TRAINED, Plan
 from peftlang.ir.sizes import site_sizes
-from peftlang.runtime import adapted as state
+from peftlang.runtime import registry as state
 
 
 def parameter_groups(model: nn.Module, lr: float) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from peftlang.ir.method import CarryDef, Method, TapDef, TensorDef
 from peftlang.ir.positions import EMBED, NORM, POSITIONS, PROJECTION
 from peftlang.ir.sizes import site_sizes
 from peftlang.ir.types import Level, Type
-from peftlang.runtime.store import tensor_seed
+from peftlang.emit.starts import tensor_seed
 from peftlang.verifying.attention import Product, attention
 from peftlang.verifying.situation import Placed, is_core
 from peftlang.verifying.tokens import Tokens, named_ids

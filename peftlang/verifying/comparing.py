@@ -10,7 +10,7 @@ from hypothesis.errors import UnsatisfiedAssumption
 from torch import Tensor
 
 from peftlang.diagnostics import PeftError
-from peftlang.runtime.store import tensor_seed
+from peftlang.emit.starts import tensor_seed
 from peftlang.verifying.bench import Bench, Outcome, Values, bench
 from peftlang.verifying.references import Reference
 from peftlang.verifying.running import (

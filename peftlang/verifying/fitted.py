@@ -11,7 +11,7 @@ from peftlang import pipeline
 from peftlang.ir.expr import Scalar
 from peftlang.models import build, example_inputs, load_model
 from peftlang.runtime import control
-from peftlang.runtime.adapted import of
+from peftlang.runtime.registry import of
 from peftlang.verifying.subject import Subject
 from peftlang.verifying.tokens import named_ids
 

@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from peftlang.capture import capture
 from peftlang.ir.plan import Site
-from peftlang.passes.missing import found_instead
-from peftlang.passes.modules import modules
+from peftlang.sites.missing import found_instead
+from peftlang.sites.containers import modules
 from peftlang.passes.roles import roles
 from tests.roles.running import made, positions
 

@@ -208,7 +208,7 @@ def test_a_step_that_reads_the_cache_has_the_whole_of_keys() -> None:
 def test_bodies_of_checkpoints(preset: str) -> None:
     model, sites = made(preset)
     model.train()
-    model.gradient_checkpointing_enable()  # type: ignore[operator]
+    model.activation_checkpointing_enable()  # type: ignore[operator]
     run = watched(model, sites, compiled(model, example_inputs(model)), gradients=True)
     assert len(run.located) == 3
     check_complete(run, sites)

@@ -26,7 +26,7 @@ from tests.architectures.by_hand import (
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
     # The name that every supported transformers has.
-    pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is dep:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.activation_checkpointing_enable. is dep:FutureWarning"),
 ]
 CLOSE = 2e-5
 
@@ -64,7 +64,7 @@ def check_gradients(model: Any, preset: str, close: float = 50 * CLOSE) -> None:
 )  # fmt: skip
 def test_gradient_checkpointing(preset: str, reentrant: bool) -> None:
     model: Any = adapted(preset)
-    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    model.activation_checkpointing_enable({"use_reentrant": reentrant})
     if reentrant:
         model.enable_input_require_grads()
     check_gradients(model, preset)
@@ -83,7 +83,7 @@ def test_aot_autograd(preset: str) -> None:
 @pytest.mark.parametrize("preset", ["tiny-t5"])
 def test_aot_autograd_with_checkpointing(preset: str) -> None:
     model: Any = adapted(preset, backend="aot_eager")
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.activation_checkpointing_enable({"use_reentrant": False})
     check_gradients(model, preset)
 
 

@@ -212,8 +212,8 @@ class Looping(nn.Module):
         return self.head(h)  # type: ignore[no-any-return]
 
 
-def test_experts_in_a_loop_of_the_models_own_are_said_to_be_in_no_graph() -> None:
-    with pytest.raises(PeftError, match=r"`up` is in none of its graphs") as caught:
+def test_experts_in_a_loop_of_the_models_own_are_said_to_be_taken_one_by_one() -> None:
+    with pytest.raises(PeftError, match=r"`up` holds several experts") as caught:
         peftlang.compile(
             Looping(), "lora", at="expert.up", example_inputs={"x": torch.randn(2, 3, 8)}
         )

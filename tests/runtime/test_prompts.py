@@ -100,7 +100,7 @@ def test_same_as_peft(preset: str) -> None:
 
 
 def _root(model: Any) -> Any:
-    return model if hasattr(model, "peftlang_adapters") else model._peftlang_door.adapted.root
+    return model if model.__dict__.get("_peftlang") else model._peftlang_dispatch.registry.root
 
 
 @pytest.mark.parametrize("preset", ["tiny-llama", "tiny-t5"])
@@ -272,7 +272,7 @@ def test_half_precision_and_checkpointing() -> None:
     wanted = prompt_of(plain).grad
     prompt_of(plain).grad = None
     plain.train()
-    plain._set_gradient_checkpointing(enable=True)
+    plain.activation_checkpointing_enable()
     plain(ids(), labels=ids(), use_cache=False).loss.backward()
     found = prompt_of(plain).grad
     assert found is not None

@@ -134,11 +134,11 @@ def test_equals_hooks_in_value_and_gradient(adapted: nn.Module) -> None:
 
 
 def test_equals_hooks_when_layers_are_recomputed(adapted: nn.Module) -> None:
-    adapted.gradient_checkpointing_enable()  # type: ignore[operator]
+    adapted.activation_checkpointing_enable()  # type: ignore[operator]
     try:
         compare(adapted)
     finally:
-        adapted.gradient_checkpointing_disable()  # type: ignore[operator]
+        adapted.activation_checkpointing_disable()  # type: ignore[operator]
 
 
 def broken(module: Any) -> None:

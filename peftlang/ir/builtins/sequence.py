@@ -72,13 +72,10 @@ def _conv2(call: Evaluation) -> Any:
     found = call.t.nn.functional.conv2d(image, weight, groups=groups).flatten(2).transpose(1, 2)
     # Tokens off the grid are images of one patch: the kernel's middle is all that meets them.
     middle = weight[..., (window[0] - 1) // 2, (window[1] - 1) // 2]
-    pieces = [found]
-    for start, count, first in ((0, before, True), (before + rows * columns, after, False)):
-        if count:
-            own = x.narrow(1, start, count)
-            alone = own * middle.squeeze(1) if depthwise else own @ middle.transpose(0, 1)
-            pieces = [alone, *pieces] if first else [*pieces, alone]
-    return call.site.sequence.as_given(call.t.cat(pieces, dim=1) if len(pieces) > 1 else found)
+    middle = middle.squeeze(1) if depthwise else middle.transpose(0, 1)
+    off = [x.narrow(1, 0, before), x.narrow(1, before + rows * columns, after)]
+    front, back = (own * middle if depthwise else own @ middle for own in off)
+    return call.site.sequence.as_given(call.t.cat([front, found, back], dim=1))
 
 
 def _is_causal(call: Evaluation) -> bool:

@@ -66,7 +66,7 @@ class Evaluation:
         keywords: Evaluated named arguments.
         size: The concrete size of a dimension at this site.
         training: Whether the model is in training mode.
-        half: Whether the operands are float16 or bfloat16.
+        precisely: Brings a tensor of half precision to single precision; None where there are none.
         site: What the attention product, and the sequence of the site's tokens, answer to.
         memo: What meanings keep for one another while one method is evaluated at one site.
         real: For the length of a tapped sequence, which of its tokens are no padding:
@@ -81,14 +81,14 @@ class Evaluation:
     over: tuple[Dim, ...]
     size: Callable[[Dim], int]
     training: bool = False
-    half: bool = False
+    precisely: Callable[[Any], Any] | None = None
     site: Any = None
     memo: dict[Any, Any] = field(default_factory=dict)
     real: Callable[[Dim], Any] = lambda _: None
 
     def precise(self, value: Any) -> Any:
         """``value`` in float32 where it is half precision, which some operators refuse."""
-        return value.float() if self.half else value
+        return value if self.precisely is None else self.precisely(value)
 
 
 Rule = Callable[[Signature], Type]

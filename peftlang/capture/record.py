@@ -1,0 +1,351 @@
+"""A model's graph from one call of it: every operation that torch is asked for, in order.
+
+The call runs in plain Python, on a copy of the model without weights, so that what is recorded is
+what the model does: whatever it decides, loops over or calls. Tensors that depend on weights are
+stand-ins (`FakeTensor`), of which torch computes shapes and number types alone. What depends on the
+caller's whole numbers only (ids, masks, positions, grids) is computed for real, so that the
+model's Python may read it. A model that reads what its weights make is recorded once more with
+them, if they are there.
+
+Nothing of torch's compiler takes part, and no graph breaks.
+"""
+
+import inspect
+import operator
+import types
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx import Graph, Node
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_leaves
+
+from peftlang.capture.experts import run_at_once
+from peftlang.capture.facts import (
+    FUNCTION,
+    STACK,
+    VALUE,
+    CapturedGraph,
+    GraphFacts,
+    ModelNames,
+    ModuleCall,
+    Place,
+)
+from peftlang.capture.stand_in import modules_of, with_weights, without_weights
+from peftlang.diagnostics import PeftError
+
+
+def record(
+    model: nn.Module, example_inputs: Mapping[str, Any], *, training: bool = False
+) -> CapturedGraph:
+    """Record ``model(**example_inputs)``; the model, and what its modules hold, is untouched.
+
+    Args:
+        model: Any module, on any device, the meta device included; of an adapted one, the base.
+        example_inputs: Keyword arguments of its forward.
+        training: Whether to record what runs in training mode.
+
+    Returns:
+        The graph, in the model's names. Its first placeholders are parameters and buffers.
+
+    Raises:
+        PeftError: C706 if the model cannot be called so.
+    """
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    inputs = {name: _here(value) for name, value in example_inputs.items()}
+    try:
+        return _recorded(model, without_weights(model, fake), inputs, fake, training)
+    except Exception as error:
+        first = error
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        raise _unreadable(first, example_inputs) from first
+    try:
+        return _recorded(model, with_weights(model), dict(example_inputs), None, training)
+    except Exception as error:
+        raise _unreadable(error, example_inputs) from error
+
+
+def _unreadable(error: Exception, inputs: Mapping[str, Any]) -> PeftError:
+    lines = str(error).strip().splitlines()
+    return PeftError(
+        f"the model's graph cannot be read: {lines[0] if lines else type(error).__name__}",
+        code="C706",
+        help="check that these inputs fit: " + ", ".join(inputs),
+    )
+
+
+def _here(value: Any) -> Any:
+    """An argument on the processor, with its values if it has any."""
+    if isinstance(value, Tensor):
+        return torch.zeros_like(value, device="cpu") if value.is_meta else value.detach().cpu()
+    if type(value) in {list, tuple}:
+        return type(value)(map(_here, value))
+    return {k: _here(v) for k, v in value.items()} if type(value) is dict else value
+
+
+def _recorded(
+    model: nn.Module, twin: nn.Module, inputs: dict[str, Any], fake: FakeTensorMode | None,
+    training: bool,
+) -> CapturedGraph:  # fmt: skip
+    twin.train(training)
+    recorder = Recorder(fake, ModelNames.of(modules_of(model)))
+    recorder.declare(twin, inputs)
+    run_at_once(twin)
+    _watch(twin, recorder)
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(recorder)
+        result = twin(**inputs)
+    return recorder.finished(result, training)
+
+
+# Operations
+
+
+class Recorder(TorchFunctionMode):
+    """Writes down each operation that torch is asked for as a node of a graph.
+
+    Args:
+        fake: Computes with stand-ins; None where tensors have their values.
+        names: Names of the model's parameters and modules.
+    """
+
+    def __init__(self, fake: FakeTensorMode | None, names: ModelNames) -> None:
+        super().__init__()
+        self.graph, self.facts = Graph(), GraphFacts(names)
+        self.calls: list[ModuleCall] = []
+        self._fake = fake
+        self._nodes: dict[int, Node] = {}
+        self._alive: list[Tensor] = []
+        self._stack: list[ModuleCall] = []
+        self._numbers: dict[str, int] = {}
+        self._inputs: list[Node] = []
+        self._decided: list[tuple[Any, Any, Any]] = []
+        self._constants: dict[Node, Tensor] = {}
+
+    def declare(self, twin: nn.Module, inputs: Mapping[str, Any]) -> None:
+        """Make placeholders of the tensors that the call starts from."""
+        for known, tensors in (
+            (self.facts.parameters, twin.named_parameters()),
+            (self.facts.buffers, twin.named_buffers()),
+        ):
+            for name, tensor in tensors:
+                known[self._placeholder(name.replace(".", "_"), tensor)] = name
+        for name, value in inputs.items():
+            for index, leaf in enumerate(tree_leaves(value)):
+                if isinstance(leaf, Tensor) and id(leaf) not in self._nodes:
+                    made = self._placeholder(name if leaf is value else f"{name}_{index}", leaf)
+                    self._inputs.append(made)
+
+    def _placeholder(self, name: str, value: Tensor) -> Node:
+        node = self.graph.placeholder(name)
+        node.meta[VALUE] = value
+        return self._now(value, node)
+
+    def _now(self, value: Tensor, node: Node) -> Node:
+        """From here on the tensor is what the node computes."""
+        self._nodes[id(value)] = node
+        self._alive.append(value)
+        return node
+
+    def node(self, value: Tensor) -> Node:
+        """The node that computes a tensor; a constant where none was recorded."""
+        if id(value) not in self._nodes:
+            node = self.graph.create_node("get_attr", f"constant_{len(self._alive)}")
+            node.meta |= {VALUE: value, STACK: self._modules()}
+            self._constants[node] = value
+            self._now(value, node)
+        return self._nodes[id(value)]
+
+    def __torch_function__(
+        self, func: Callable[..., Any], _types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = self._computed(func, args, kwargs)
+        target = _target(func)
+        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        if target is not None and (made or target is operator.setitem):
+            if target is getattr:
+                args = (args[0], func.__self__.__name__)  # type: ignore[attr-defined]
+            self._write(func, target, args, kwargs, result)
+        elif getattr(func, "__name__", "") in _READING:
+            self._decided.append((func, self._operands(args), result))
+        return result
+
+    def _computed(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if self._fake is None or not any(isinstance(t, FakeTensor) for t in tensors):
+            return func(*args, **kwargs)
+        with self._fake:
+            if getattr(func, "__name__", "") in _HALF_ALONE:
+                return _in_half(func, args, kwargs)
+            return func(*args, **kwargs)
+
+    def _write(
+        self, func: Callable[..., Any], target: Any, args: Any, kwargs: Any, result: Any
+    ) -> None:
+        kind = "call_method" if isinstance(target, str) else "call_function"
+        made = self.graph.create_node(kind, target, self._operands(args), self._operands(kwargs))
+        made.meta |= {VALUE: result, STACK: self._modules(), FUNCTION: func}
+        self._name(made, result)
+
+    def _name(self, node: Node, result: Any) -> None:
+        if isinstance(result, Tensor):
+            self._now(result, node)
+            return
+        for key, item in _items(result):
+            if isinstance(item, Tensor | list | tuple | dict) and not isinstance(item, torch.Size):
+                part = self.graph.call_function(operator.getitem, (node, key))
+                part.meta |= {VALUE: item, STACK: node.meta[STACK]}
+                self._name(part, item)
+
+    def _operands(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self.node(value)
+        if isinstance(value, torch.Size):
+            return tuple(value)
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return tuple(map(self._operands, value))
+        if isinstance(value, list | tuple):
+            return type(value)(map(self._operands, value))
+        if isinstance(value, dict):
+            return {key: self._operands(item) for key, item in value.items()}
+        if isinstance(value, slice):
+            return slice(*map(self._operands, (value.start, value.stop, value.step)))
+        return value
+
+    def _modules(self) -> tuple[tuple[str, int], ...]:
+        return tuple((call.path, call.number) for call in self._stack)
+
+    # Modules
+
+    def enter(self, path: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """A call of a module begins."""
+        number = self._numbers.get(path, 0)
+        self._numbers[path] = number + 1
+        call = ModuleCall(path, number)
+        for place, value in _arguments(module, args, kwargs):
+            if id(value) in self._nodes:
+                call.inputs.setdefault(self._nodes[id(value)], place)
+        self.calls.append(call)
+        self._stack.append(call)
+
+    def leave(self, result: Any) -> None:
+        """The innermost call is done."""
+        call = self._stack.pop()
+        for place, value in _leaves(result, Place()):
+            if id(value) in self._nodes:
+                call.outputs.setdefault(self._nodes[id(value)], place)
+
+    def finished(self, result: Any, training: bool) -> CapturedGraph:
+        """The graph, without the parameters that nothing reads."""
+        leaves, form = tree_flatten(result)
+        made = tuple(self.node(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
+        self.graph.output(tuple(leaf for leaf in made if isinstance(leaf, Node)))
+        for known in (self.facts.parameters, self.facts.buffers):
+            for node in [node for node in known if not node.users]:
+                del known[node]
+                self.graph.erase_node(node)
+        return CapturedGraph(
+            self.graph, self.facts, tuple(self.calls), training, tuple(self._inputs), (made, form),
+            tuple(self._decided), self._constants,
+        )  # fmt: skip
+
+
+_READING = frozenset(
+    {"__bool__", "__int__", "__float__", "__index__", "item", "tolist", "equal", "allclose"}
+    | {"is_nonzero", "__contains__"}
+)
+"""Functions by which Python reads the values of tensors."""
+
+_HALF_ALONE = frozenset({"grouped_mm", "_grouped_mm"})
+"""Functions whose shape rule takes bfloat16 alone, though their kernels take more."""
+
+
+def _in_half(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    kinds = [a.dtype for a in args if isinstance(a, Tensor) and a.is_floating_point()]
+    half = [a.bfloat16() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args]
+    return func(*half, **kwargs).to(kinds[0])
+
+
+_OPERATORS: dict[str, Any] = {
+    f"__{name}__": getattr(operator, name)
+    for name in ("add", "sub", "mul", "truediv", "matmul", "floordiv", "mod", "pow", "xor")
+    + ("lt", "gt", "le", "ge", "eq", "ne", "lshift", "rshift", "neg", "invert", "getitem")
+    + ("setitem", "iadd", "isub", "imul", "itruediv", "iand", "ior")
+} | {"__and__": operator.and_, "__or__": operator.or_}
+
+_METHODS = (types.MethodDescriptorType, types.WrapperDescriptorType)
+
+
+def _target(func: Any) -> Any:
+    """What a node calls: a function, or a method by its name; None for what computes nothing."""
+    name = getattr(func, "__name__", "")
+    if name in {"__set__", "__delete__"}:
+        return None
+    if name == "__get__":
+        return getattr
+    method = isinstance(func, _METHODS) or getattr(torch.Tensor, name, None) is func
+    return _OPERATORS.get(name, name) if method else func
+
+
+def _items(value: Any) -> Iterator[tuple[Any, Any]]:
+    if isinstance(value, dict):
+        yield from value.items()
+    elif isinstance(value, list | tuple):
+        yield from enumerate(value)
+
+
+# Arguments and results
+
+
+def _leaves(value: Any, place: Place) -> Iterator[tuple[Place, Tensor]]:
+    if isinstance(value, Tensor):
+        yield place, value
+    for key, item in _items(value):
+        inner = Place(place.name, place.position, (*place.path, key))
+        yield from _leaves(item, inner)
+
+
+def _arguments(module: nn.Module, args: Any, kwargs: Any) -> Iterator[tuple[Place, Tensor]]:
+    names = positional_names(type(module).forward)
+    for index, value in enumerate(args):
+        name = names[index] if index < len(names) else None
+        yield from _leaves(value, Place(name, index))
+    for name, value in kwargs.items():
+        position = names.index(name) if name in names else None
+        yield from _leaves(value, Place(name, position))
+
+
+def positional_names(forward: Callable[..., Any]) -> list[str]:
+    """Names of the arguments that a module's forward takes by place, ``self`` left out."""
+    try:
+        found = list(inspect.signature(forward).parameters.values())[1:]
+    except (TypeError, ValueError):
+        return []
+    by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [p.name for p in found if p.kind in by_place]
+
+
+def _watch(twin: nn.Module, recorder: Recorder) -> None:
+    """Let the recorder know which module runs: around forward, as an adapter would act."""
+    for path, module in twin.named_modules():
+        own = module.__dict__.get("forward") or types.MethodType(type(module).forward, module)
+        module.__dict__["forward"] = _watching(path, module, own, recorder)
+
+
+def _watching(
+    path: str, module: nn.Module, own: Callable[..., Any], recorder: Recorder
+) -> Callable[..., Any]:
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        recorder.enter(path, module, args, kwargs)
+        result = own(*args, **kwargs)
+        recorder.leave(result)
+        return result
+
+    return forward

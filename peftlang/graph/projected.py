@@ -1,0 +1,37 @@
+"""The weight that makes an attention product's keys or values."""
+
+from peftlang.ir.plan import Rows
+from peftlang.graph.attention import Attention
+from peftlang.graph.flow import Flow, shape_of
+from peftlang.graph.slices import as_rows, rows_reaching
+from peftlang.graph.weights import WeightUse
+from peftlang.sites.occurrence import Weight
+
+
+def projected(flow: Flow, found: Attention, part: str) -> Weight | None:
+    """The weight that makes ``part`` (``k`` or ``v``), with its rows where it makes others too.
+
+    Args:
+        flow: The graph as captured.
+        found: The product.
+        part: Which of its operands.
+
+    Returns:
+        None where no projection, or more than one, makes it: a cache holds it, or another layer.
+    """
+    uses = found.sources[part]
+    if len(uses) != 1:
+        return None
+    use = uses[0]
+    shared = [name for name in "qkv" if use in found.sources[name]]
+    rows = _rows(flow, found, use, part) if len(shared) > 1 else None
+    if len(shared) > 1 and rows is None:
+        return None
+    if rows is None and use.rows is not None:
+        rows = Rows(runs=((*use.rows, 1),), size=int(shape_of(use.w)[0]))
+    return Weight(use.weight, use.bias, use.transposed, rows)
+
+
+def _rows(flow: Flow, found: Attention, use: WeightUse, part: str) -> Rows | None:
+    reached = rows_reaching(flow, use.h, [found.parts[part]])
+    return as_rows(reached[0], use.width) if reached else None

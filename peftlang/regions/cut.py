@@ -1,0 +1,239 @@
+"""A rewritten region, taken apart: what was written, in pieces that run where it is needed.
+
+The model goes on running its own Python. What a pass wrote between two of its operations becomes a
+piece of code that runs there: before a module's forward, before one of its operations, or behind it.
+A piece is as late as it can be, so that little is kept.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch.fx import Graph, Node
+
+from peftlang.capture.facts import FUNCTION
+from peftlang.diagnostics import PeftError
+from peftlang.emit.rewriting import WRITTEN, Rewriting
+from peftlang.emit.slots import SLOT, Slot
+from peftlang.regions.borders import Border
+from peftlang.regions.code import compiled
+from peftlang.regions.graphs import ASKED, BORDER, RegionGraph, forward, taken
+from peftlang.regions.program import AtOperation, Kept, Operand, Piece, Program, Source, Target
+
+BEFORE, AFTER = -1.0, math.inf
+
+
+def cut(region: RegionGraph, work: Rewriting) -> Program | None:
+    """The program of a rewritten region; None where nothing was written.
+
+    Raises:
+        PeftError: S417, something is needed before it is there.
+    """
+    return _Cut(region, work).program()
+
+
+@dataclass(eq=False)
+class _Point:
+    """What is needed at one time.
+
+    Attributes:
+        time: The place of the operation in the graph; before or behind all of them.
+        node: The operation.
+        wanted: The nodes, and where they go.
+    """
+
+    time: float
+    node: Node | None = None
+    wanted: list[tuple[Node, Target]] = field(default_factory=list)
+    fixed: list[tuple[Operand, Any]] = field(default_factory=list)
+
+
+class _Cut:
+    def __init__(self, region: RegionGraph, work: Rewriting) -> None:
+        self._region, self._work = region, work
+        self._order = {node: place for place, node in enumerate(work.graph.nodes)}
+        self._kept: dict[Node, Kept] = {}
+        self._seen: dict[Node, Kept] = {}
+        self._given: dict[Node, dict[Operand, Kept]] = {}
+        readers = (r for o in region.occurrences for each in o.readers.values() for r in each)
+        self._readers = sorted(
+            {r for r in readers if FUNCTION in r.meta}, key=self._order.__getitem__
+        )
+        self._arguments: dict[Border, Kept] = {}
+        self._count = 0
+
+    def program(self) -> Program | None:
+        points = sorted(self._points(), key=lambda point: point.time)
+        if not points:
+            return None
+        pieces = [(point, self._piece(point, points[i + 1 :])) for i, point in enumerate(points)]
+        at: dict[float, Piece] = {point.time: piece for point, piece in pieces}
+        operations = [self._at(p.node, piece) for p, piece in pieces if p.node is not None]
+        others = dict.fromkeys((*self._seen, *self._given))
+        operations += [self._at(n, None) for n in others if float(self._order[n]) not in at]
+        return Program(
+            at.get(BEFORE),
+            tuple(operations),
+            at.get(AFTER),
+            tuple(self._arguments.items()),
+        )
+
+    def _at(self, node: Node, piece: Piece | None) -> AtOperation:
+        function = node.meta[FUNCTION]
+        # Equal, and not the same: what gets an attribute is made anew for each use.
+        asked = [n for n in self._work.graph.nodes if n.meta.get(FUNCTION) == function]
+        given = tuple(self._given.get(node, {}).items())
+        return AtOperation(function, asked.index(node), piece, given, self._seen.get(node))
+
+    # What is needed where
+
+    def _points(self) -> list[_Point]:
+        found: dict[float, _Point] = {}
+        for node in self._work.graph.nodes:
+            if ASKED not in node.meta:
+                continue
+            time = BEFORE if node.target is forward else float(self._order[node])
+            for operand, old, new in _changes(node):
+                point = found.setdefault(time, _Point(time, None if time == BEFORE else node))
+                if not isinstance(new, Node):
+                    point.fixed.append((operand, new))
+                elif node.target is forward:
+                    point.wanted.append((new, _outside(old)))
+                else:
+                    point.wanted.append((new, operand))
+        after = _Point(AFTER)
+        given = self._work.graph.output_node().args[0]
+        assert isinstance(given, tuple)
+        for border, node in zip(self._region.outputs, given, strict=True):
+            if isinstance(node, Node) and node.meta.get(WRITTEN):
+                after.wanted.append((node, border))
+        after.wanted += [(node, slot) for slot, node in self._work.exported.items()]
+        return [*found.values(), after] if after.wanted else list(found.values())
+
+    def _piece(self, point: _Point, later: Iterable[_Point]) -> Piece:
+        """The code for one point; of what it makes, what later ones need too is kept."""
+        inside = self._closure((node for node, _ in point.wanted), point)
+        again = self._closure((node for p in later for node, _ in p.wanted), None)
+        targets = [target for _, target in point.wanted]
+        results = [node for node, _ in point.wanted]
+        graph, known = Graph(), dict[Node, Node]()
+        sources: list[Source] = []
+        for node in sorted(inside, key=self._order.__getitem__):
+            for operand in node.all_input_nodes:
+                if operand not in inside and operand not in known:
+                    sources.append(self._source(operand, point))
+                    known[operand] = graph.placeholder(f"v{len(sources)}")
+        for node in results:
+            if node not in inside and node not in known:
+                sources.append(self._source(node, point))
+                known[node] = graph.placeholder(f"v{len(sources)}")
+        for node in sorted(inside, key=self._order.__getitem__):
+            known[node] = graph.node_copy(node, known.__getitem__)
+        for node in inside:
+            if any(user in again and user not in inside for user in node.users) or any(
+                node is wanted for p in later for wanted, _ in p.wanted
+            ):
+                kept = self._kept.setdefault(node, Kept(len(self._kept)))
+                results.append(node)
+                targets.append(kept)
+        graph.output(tuple(known[node] for node in results))
+        return Piece(compiled(graph), tuple(sources), tuple(targets), tuple(point.fixed))
+
+    def _closure(self, nodes: Iterable[Node], point: _Point | None) -> set[Node]:
+        """The written nodes that these are made of, and that no earlier piece has made."""
+        found: set[Node] = set()
+        pending = list(nodes)
+        while pending:
+            node = pending.pop()
+            if node not in found and node.meta.get(WRITTEN) and node not in self._kept:
+                found.add(node)
+                pending += node.all_input_nodes
+        del point
+        return found
+
+    def _source(self, node: Node, point: _Point) -> Source:
+        if node in self._kept:
+            return self._kept[node]
+        if SLOT in node.meta:
+            slot: Slot = node.meta[SLOT]
+            return slot
+        border: Border | None = node.meta.get(BORDER)
+        if border is not None and border.side == "in":
+            if point.time == BEFORE:
+                return border
+            return self._keep(self._arguments, border)
+        if border is not None and point.time == AFTER:
+            return border
+        if point.node is not None:
+            operand = _operand_of(point.node, node)
+            if operand is not None:
+                return operand
+        if node.target in {taken, forward} or not self._order[node] < point.time:
+            raise _early(node)
+        for reader in self._readers:
+            operand = _operand_of(reader, node)
+            if operand is not None and self._order[reader] < point.time:
+                return self._keep(self._given.setdefault(reader, {}), operand)
+        return self._keep(self._seen, node)
+
+    def _keep(self, where: dict[Any, Kept], key: Any) -> Kept:
+        if key not in where:
+            self._count += 1
+            where[key] = Kept(-self._count)
+        return where[key]
+
+
+def _early(node: Node) -> PeftError:
+    return PeftError(
+        f"what is changed before an operation of the model reads `{node}`, which is made behind it",
+        code="S417",
+        help="let the method change what comes later, or read what comes earlier",
+    )
+
+
+def _outside(old: Any) -> Target:
+    """What an operand of a module's forward is, as the module is called."""
+    assert isinstance(old, Node)
+    target: Target = old.meta[BORDER] if BORDER in old.meta else old.meta[SLOT]
+    return target
+
+
+def _changes(node: Node) -> list[tuple[Operand, Any, Any]]:
+    """Each operand of one of the model's own operations that is another now: old and new."""
+    old_args, old_kwargs = node.meta[ASKED]
+    found: list[tuple[Operand, Any, Any]] = []
+    for key, new in [*enumerate(node.args), *node.kwargs.items()]:
+        old = _at(old_args, key) if isinstance(key, int) else old_kwargs.get(key)
+        found += _differences(Operand(key), old, new)
+    return found
+
+
+def _at(values: Any, index: int) -> Any:
+    return values[index] if index < len(values) else None
+
+
+def _differences(operand: Operand, old: Any, new: Any) -> list[tuple[Operand, Any, Any]]:
+    if isinstance(new, list | tuple) and isinstance(old, list | tuple) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        inner = [(Operand(operand.key, (*operand.path, i)), a, b) for i, (a, b) in pairs]
+        return [change for o, a, b in inner for change in _differences(o, a, b)]
+    same = old is new or (not isinstance(new, Node) and old == new)
+    return [] if same else [(operand, old, new)]
+
+
+def _operand_of(node: Node, wanted: Node) -> Operand | None:
+    """The place of a value among the operands that the model itself gives an operation."""
+    args, kwargs = node.meta[ASKED]
+    find: Callable[[Operand, Any], Operand | None]
+
+    def find(operand: Operand, value: Any) -> Operand | None:
+        if value is wanted:
+            return operand
+        if isinstance(value, list | tuple):
+            inner = (find(Operand(operand.key, (*operand.path, i)), v) for i, v in enumerate(value))
+            return next(filter(None, inner), None)
+        return None
+
+    items = [*enumerate(args), *kwargs.items()]
+    return next(filter(None, (find(Operand(key), value) for key, value in items)), None)

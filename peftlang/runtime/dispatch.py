@@ -1,0 +1,240 @@
+"""How a model's modules come to run what a method says: each module's own forward, and ours around it.
+
+A module that concerns an adapter gets a class of its own, which derives from the class that it had,
+is called like it, and whose forward asks the model's registry what runs there. It is not the
+instance's forward that is replaced, because:
+
+- what is looked up on the class is found by ``copy``, by unpickling in another process, by
+  ``torch.export`` and by TorchDynamo; a bound forward on the instance is unpickled as the class's own,
+  without a word;
+- a class that is patched later is followed, since ours asks for the next in line at each call;
+- hooks, sharding and ``torch.compile`` see a module of the kind that they know.
+
+Where somebody has put a forward on the instance before, it is called in the place of the class's. One
+that calls the class's in its turn, by a method bound earlier (`accelerate`, to bring offloaded weights
+for the time of a call), goes on doing so: that method is bound anew, so that what we add runs while the
+weights are there. Any other is put behind ours.
+
+Parameters in whose place an adapter has others read (a clause on ``W``, ``train``) are properties of the
+class, as those of `torch.nn.utils.parametrize` are.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import functools
+import types
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from peftlang.diagnostics import PeftError
+from peftlang.runtime.call import innermost
+
+if TYPE_CHECKING:
+    from peftlang.runtime.registry import Registry
+
+DISPATCH = "_peftlang_dispatch"
+ORIGINAL = "_peftlang_original"
+BEHIND = "_peftlang_behind"
+
+
+class Dispatch:
+    """What a module knows of the adapters.
+
+    Attributes:
+        registry: The model's.
+        path: The module's, in the model.
+        weights: Names of its parameters in whose place others may be read.
+        children: Dispatches of modules within, with nothing of ours between.
+    """
+
+    def __init__(self, registry: Registry, path: str, weights: Iterable[str]) -> None:
+        self.registry, self.path = registry, path
+        self.weights = tuple(sorted(weights))
+        self.children: tuple[Dispatch, ...] = ()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Dispatch:
+        """With the whole model, a dispatch of the copied registry; else still of this one."""
+        import copy
+
+        registry = self.registry
+        if id(registry.root) in memo:
+            registry = copy.deepcopy(registry, memo)
+        twin = Dispatch(registry, self.path, self.weights)
+        memo[id(self)] = twin
+        twin.children = tuple(copy.deepcopy(child, memo) for child in self.children)
+        return twin
+
+
+def of(module: nn.Module) -> Dispatch | None:
+    """A module's dispatch, if it has one."""
+    return module.__dict__.get(DISPATCH)
+
+
+def attach(module: nn.Module, dispatch: Dispatch) -> None:
+    """Let a module ask what runs there.
+
+    Raises:
+        PeftError: R522, it is of a kind whose class cannot be another.
+    """
+    known = of(module)
+    if known is not None:
+        detach(module)
+    original = type(module)
+    try:
+        module.__class__ = _derived(original, dispatch.weights)
+    except TypeError as error:
+        raise PeftError(
+            f"`{dispatch.path or 'the model'}` is a {original.__name__}, whose forward is not "
+            "Python's, so nothing can be put around it",
+            code="R522",
+            help="adapt the model before it is scripted or compiled",
+        ) from error
+    module.__dict__[DISPATCH] = dispatch
+    bound = _rebind(module, original.forward, type(module).forward)
+    if "forward" in module.__dict__ and not bound:
+        module.__dict__[BEHIND] = module.__dict__["forward"]
+        module.__dict__["forward"] = types.MethodType(_instead, module)
+
+
+def detach(module: nn.Module) -> None:
+    """Give a module the class back that it had."""
+    kind = type(module)
+    original = kind.__dict__.get(ORIGINAL)
+    module.__dict__.pop(DISPATCH, None)
+    if BEHIND in module.__dict__:
+        module.__dict__["forward"] = module.__dict__.pop(BEHIND)
+    if original is not None:
+        module.__class__ = original
+        _rebind(module, kind.forward, original.forward)
+
+
+def _instead(self: Any, *args: Any, **kwargs: Any) -> Any:
+    """In the place of a forward that was put on the instance."""
+    dispatch, own = self.__dict__[DISPATCH], self.__dict__[BEHIND]
+    return dispatch.registry.run(dispatch, self, own, args, kwargs)
+
+
+def _rebind(module: nn.Module, old: Any, new: Any) -> bool:
+    """Let methods bound on the instance, to the forward that its class had, be those of another."""
+    found = False
+    for name, value in list(module.__dict__.items()):
+        bound = isinstance(value, types.MethodType) and value.__self__ is module
+        if bound and value.__func__ is old:
+            module.__dict__[name] = types.MethodType(new, module)
+            found = True
+    return found
+
+
+@functools.cache
+def _derived(kind: type[nn.Module], weights: tuple[str, ...]) -> type[nn.Module]:
+    """The class of an adapted module, for the class that it had."""
+    space: dict[str, Any] = {
+        "__module__": kind.__module__,
+        "__qualname__": kind.__qualname__,
+        "__doc__": kind.__doc__,
+        "__reduce_ex__": _reduced,
+        ORIGINAL: kind,
+        # Where pickle looks for it, by its name.
+        "_instead": _instead,
+    }
+    space |= {name: _weight(name) for name in weights}
+
+    @functools.wraps(kind.forward)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        dispatch = self.__dict__.get(DISPATCH)
+        own = super(made, self).forward
+        if dispatch is None:
+            return own(*args, **kwargs)
+        return dispatch.registry.run(dispatch, self, own, args, kwargs)
+
+    # In the class from the start: a base that wraps its subclasses' forward when they are made (the
+    # checkpointed layers of `transformers`) wraps this one, which thereby runs again with the layer.
+    made: Any = type(kind)(kind.__name__, (kind,), space | {"forward": forward})
+    return made  # type: ignore[no-any-return]
+
+
+def _reduced(self: nn.Module, protocol: Any) -> Any:
+    """A module is pickled, and copied, by the class that it had; its state says the rest."""
+    kind: Any = type(self)
+    original = kind.__dict__[ORIGINAL]
+    names = tuple(name for name in kind.__dict__ if isinstance(kind.__dict__[name], property))
+    _, _, *rest = super(kind, self).__reduce_ex__(protocol)
+    return (_rebuilt, (original, names), *rest)
+
+
+def _rebuilt(original: type[nn.Module], weights: tuple[str, ...]) -> Any:
+    kind = _derived(original, weights)
+    return object.__new__(kind)
+
+
+copyreg.constructor(_rebuilt)
+
+
+def _weight(name: str) -> property:
+    """A parameter that another value may stand in for while an adapter acts."""
+
+    def get(self: Any) -> Any:
+        state = self.__dict__
+        call = innermost()
+        if call is not None and DISPATCH in state:
+            dispatch = state[DISPATCH]
+            if call.owner is dispatch.registry:
+                found = dispatch.registry.weight(call, dispatch, self, name)
+                if found is not None:
+                    return found
+        return own_weight(self, name)
+
+    def put(self: Any, value: Any) -> None:
+        self.__dict__[name] = value
+
+    def drop(self: Any) -> None:
+        self.__dict__.pop(name)
+
+    return property(get, put, drop)
+
+
+def own_weight(module: nn.Module, name: str) -> Any:
+    """A parameter of a module, whatever an adapter lets others read in its place."""
+    state = module.__dict__
+    if name in state:
+        return state[name]
+    if name in state["_parameters"]:
+        return state["_parameters"][name]
+    if name in state["_buffers"]:
+        return state["_buffers"][name]
+    raise AttributeError(f"'{type(module).__name__}' object has no attribute '{name}'")
+
+
+class Seen(Tensor):
+    """A weight that was read past its module's forward; says so when something is computed of it."""
+
+    peftlang_note: Callable[[], None]
+
+    @staticmethod
+    def of(value: Tensor, note: Callable[[], None]) -> Tensor:
+        """The same tensor, watched."""
+        made = value.as_subclass(Seen)
+        made.peftlang_note = note
+        return made
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        notes: list[Callable[[], None]] = []
+
+        def bare(value: Any) -> Any:
+            if not isinstance(value, Seen):
+                return value
+            notes.append(value.__dict__["peftlang_note"])
+            with torch._C.DisableTorchFunctionSubclass():
+                return value.as_subclass(Tensor)
+
+        result = func(*tree_map(bare, tuple(args)), **tree_map(bare, kwargs or {}))
+        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
+            for note in notes:
+                note()
+        return result

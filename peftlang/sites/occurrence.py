@@ -1,0 +1,108 @@
+"""Where a site runs in one captured graph: what `locate` finds and what `insert` rewrites."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch.fx import Node
+
+from peftlang.ir.plan import Rows, Site
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """The attention product of an `attn.core` or `cross_attn.core` occurrence.
+
+    For kind ``"sdpa"`` the occurrence's `call` is the one
+    ``scaled_dot_product_attention`` node and every field below but `mask` and `scale` is None.
+    For kind ``"softmax"`` the product is spelled out, and in the order of execution:
+
+    - `scores`: the node of ``q @ k.T`` that both sequences feed. Where more products are added to
+      it (position terms that are learnt) they come after it.
+    - `mask`: the node that is added to the scores or that fills them, None without one.
+    - `softmax`: the softmax, `h` of the scores.
+    - `weights`: what multiplies `v`: the softmax after casts and dropout.
+    - `out_matmul`: ``weights @ v``; the occurrence's `call`.
+
+    `scale` is the factor on the scores if it is one number in the graph, else None. In the
+    kind ``"softmax"`` it is for information only: it is already part of the graph.
+    `kv_repeats` says that `k` and `v` hold every query head (repeated keys) although the
+    site's `kv_heads` is smaller.
+    """
+
+    kind: Literal["sdpa", "softmax"]
+    mask: Node | None = None
+    scale: float | None = None
+    scores: Node | None = None
+    softmax: Node | None = None
+    weights: Node | None = None
+    out_matmul: Node | None = None
+    kv_repeats: bool = False
+
+
+@dataclass(slots=True)
+class Occurrence:
+    """One place in one graph where a site runs.
+
+    site: the site that runs here.
+    call: the node that computes it: the linear, addmm, embedding, convolution or norm; for a
+        sub-layer the addition to the residual stream (the producer of `h` if there is none);
+        for `attn.core` the attention product's last node.
+    values: the nodes of the names in scope, of those that exist in this graph. `x` and `h` are
+        token-shaped (``[..., features]``) unless `layout` says otherwise: where a projection
+        works on flattened tokens, `x` is what was flattened and `h` what was unflattened.
+        `W` and `b` are the placeholders (or get_attr nodes) of the whole parameters; where
+        `site.rows` is set, the role is a slice of them and of `h`.
+    readers: by name, the nodes that take the value as an operand on behalf of this site. A
+        change of `x`, `W`, `b`, `q`, `k` or `v` replaces it in those alone (a cached key is also
+        an output of the graph; one `x` feeds several projections). A changed `h` goes to
+        ``readers["h"]`` if given, else to every user.
+    layout: for names that are not ``[..., features]``: one letter per dimension, ``"bhtd"``
+        (heads before tokens), ``"bthd"``, ``"ntd"`` (batch and heads merged into n), ``"bchw"``.
+    product: the parts of an attention product, for the two `core` roles.
+    projected: for those, gives the weight that makes `k` or `v`; None where no one weight does.
+    sliced: the graph itself takes the role's rows out of the weight first: `W`, `b` and `h` hold
+        those rows alone here, and `site.rows` is already applied.
+    """
+
+    site: Site
+    call: Node
+    values: dict[str, Node]
+    readers: dict[str, tuple[Node, ...]] = field(default_factory=dict)
+    layout: dict[str, str] = field(default_factory=dict)
+    product: Product | None = None
+    sliced: bool = False
+    projected: "Callable[[str], Weight | None]" = lambda _part: None
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A projection's weight and bias.
+
+    Attributes:
+        weight: Qualified name of the whole weight.
+        bias: Qualified name of the whole bias.
+        transposed: W is stored ``[d_x, d_h]``.
+        rows: The rows that make the part asked for; None for all.
+    """
+
+    weight: str
+    bias: str | None
+    transposed: bool
+    rows: Rows | None
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A site whose weights are used in a graph, yet whose nodes cannot be found there."""
+
+    site: Site
+    reason: str
+
+
+@dataclass(slots=True)
+class Located:
+    """What `locate` found in one graph: occurrences by site id, and the sites that it lost."""
+
+    found: dict[str, list[Occurrence]] = field(default_factory=dict)
+    missing: list[Missing] = field(default_factory=list)

@@ -1,0 +1,48 @@
+"""What the plan passes share while they place an adapter on a model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from peftlang.capture import CapturedGraph
+from peftlang.ir.method import Adapter
+from peftlang.ir.plan import Plan
+from peftlang.sites.survey import Survey
+
+
+@dataclass(eq=False)
+class Planning:
+    """An adapter on its way to a plan.
+
+    Attributes:
+        root: The model.
+        adapter: What is to be placed.
+        shapes: The model's parameters by name.
+        special_ids: What the model calls its special tokens.
+        graph: One call of the model; None where it was surveyed before.
+    """
+
+    root: nn.Module
+    adapter: Adapter
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    special_ids: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    graph: CapturedGraph | None = None
+    found: Survey | None = None
+    made: Plan | None = None
+
+    @property
+    def survey(self) -> Survey:
+        """The model's sites."""
+        assert self.found is not None
+        return self.found
+
+    @property
+    def plan(self) -> Plan:
+        """The plan as it is so far."""
+        assert self.made is not None
+        return self.made
+
+    @plan.setter
+    def plan(self, plan: Plan) -> None:
+        self.made = plan
