@@ -38,10 +38,7 @@ from peftlang.ir.expr import Apply, Expr, Ref
 from peftlang.ir.interpret import Interpreter
 from peftlang.ir.method import Composition
 from peftlang.ir.plan import Rows
-from peftlang.sites.occurrence import Occurrence
-
-NESTING = ("", "attn", "cross_attn", "ffn", "block")
-"""Positions whose ``h`` may be one node: the outer acts after the inner."""
+from peftlang.sites.occurrence import NESTING, Occurrence, operation_of
 
 
 def insert(work: Rewriting) -> None:
@@ -105,16 +102,12 @@ def _rows(application: Application, occurrence: Occurrence) -> Rows | None:
 
 
 def _operations(work: Rewriting) -> list[_Operation]:
-    """What acts on each operation: a projection may be several sites, and parts of one.
-
-    A layer and its parts may end at one operation too; these are told apart by their nesting.
-    """
+    """What acts on each operation."""
     found: dict[tuple[Node, str], _Operation] = {}
     for occurrence in work.occurrences:
         site = occurrence.site
         for application in () if site.is_expert else work.acting.get(site.id, ()):
-            key = occurrence.call, site.role if site.role in NESTING else ""
-            found.setdefault(key, _Operation([])).acting.append((application, occurrence))
+            found.setdefault(operation_of(occurrence), _Operation([])).acting.append((application, occurrence))
     for operation in found.values():
         operation.acting.sort(key=lambda pair: pair[0].rank)
     return list(found.values())

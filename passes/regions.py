@@ -7,7 +7,7 @@ though not out of what reads it, the model runs as one graph, in another order. 
 architectures.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from torch.fx import Node
 
@@ -17,7 +17,7 @@ from peftlang.emit.applications import applications
 from peftlang.graph.written import WRITTEN_OUT, WrittenOut
 from peftlang.ir.plan import ActivePlan, Region
 from peftlang.regions.borders import Borders
-from peftlang.regions.usage import usage_of
+from peftlang.regions.usage import Used, usage_of
 from peftlang.sites.occurrence import Occurrence
 from peftlang.sites.order import read_ahead
 from peftlang.sites.planning import Planning
@@ -38,8 +38,7 @@ def regions(work: Planning) -> None:
         own: dict[str, Region] = {}
         for site in (name for name in placement.sites if name in found):
             mine = [a for a in acting[site] if a.placement is placement]
-            used = usage_of(found[site][0], mine, ())
-            own[site] = region_of(survey.graph, used.occurrence, used.reads, used.writes)
+            _, own[site] = regions_of(survey.graph, usage_of(found[site], mine, ()))[0]
             if ahead:
                 why = f"{ahead} is read before the model makes it"
                 own[site] = Region(kind="whole", path="", why=why)
@@ -47,50 +46,56 @@ def regions(work: Planning) -> None:
     work.plan = plan.model_copy(update={"placements": tuple(placements)})
 
 
-def region_of(
-    captured: CapturedGraph, occurrence: Occurrence, reads: Collection[str], writes: Collection[str]
-) -> Region:
-    """The region of what is done at one site.
+Placed = tuple[Occurrence, Region]
+"""Where a site runs, and the region that holds it."""
+
+
+def regions_of(captured: CapturedGraph, used: Used) -> list[Placed]:
+    """The region of what is done at one site: for each occurrence that a region's graph has.
+
+    A module that is called several times runs the same program each time; so its graph is that of
+    its first call, and the other calls have to be alike.
 
     Args:
         captured: The model's graph.
-        occurrence: Where the site runs in it.
-        reads: Names of the site that are read.
-        writes: Names that get other values.
+        used: What is done.
     """
-    return _Choice(Borders.of(captured), occurrence, reads, writes).region()
+    return _Choice(Borders.of(captured), used).placed()
 
 
 class _Choice:
-    def __init__(
-        self, borders: Borders, occurrence: Occurrence, reads: Collection[str],
-        writes: Collection[str],
-    ) -> None:  # fmt: skip
-        self._borders, self._occurrence = borders, occurrence
-        self._writes = [name for name in writes if name in occurrence.values]
-        self._reads = [name for name in reads if name in occurrence.values]
+    def __init__(self, borders: Borders, used: Used) -> None:
+        self._borders, self._used = borders, used
+        self._writes = sorted(n for n in used.writes if n in used.occurrence.values)
+        self._reads = sorted(n for n in used.reads if n in used.occurrence.values)
 
-    def region(self) -> Region:
+    def placed(self) -> list[Placed]:
         return self._operation() or self._border() or self._inside()
 
     # One operation
 
-    def _operation(self) -> Region | None:
-        names = {*self._reads, *self._writes}
-        values = self._occurrence.values
-        if self._occurrence.product is not None and self._occurrence.product.kind == "sdpa":
-            if WRITTEN_OUT not in self._occurrence.call.meta and self._far(names - set("qkvh")):
-                return self._of(self._occurrence.call, self._occurrence.call.meta[FUNCTION])
+    def _operation(self) -> list[Placed]:
+        names, occurrence = {*self._reads, *self._writes}, self._used.occurrence
+        values = occurrence.values
+        if occurrence.product is not None and occurrence.product.kind == "sdpa":
+            if WRITTEN_OUT not in occurrence.call.meta and self._far(
+                occurrence, names - set("qkvh")
+            ):
+                return self._within_one(lambda o: o.call.meta[FUNCTION])
         origins = {values[name].meta.get(WRITTEN_OUT) for name in names} - {None}
-        origins |= {self._occurrence.call.meta.get(WRITTEN_OUT)} - {None}
+        origins |= {occurrence.call.meta.get(WRITTEN_OUT)} - {None}
         if len(origins) == 1 and not self._border():
             (origin,) = origins
             assert isinstance(origin, WrittenOut)
-            return self._of(self._occurrence.call, origin.function)
-        return None
+            return self._within_one(lambda _: origin.function)
+        return []
 
-    def _of(self, node: Node, function: object) -> Region:
-        call = next(self._borders.around(node))
+    def _within_one(self, function: Callable[[Occurrence], object]) -> list[Placed]:
+        first = next(self._borders.around(self._used.occurrence.call))
+        held = [o for o in self._used.everywhere if self._borders.holds(first, o.call)]
+        return [(o, self._of(first, o.call, function(o))) for o in held]
+
+    def _of(self, call: ModuleCall, node: Node, function: object) -> Region:
         inside = self._borders.inside(call)
         origin = node.meta.get(WRITTEN_OUT)
         if origin is None:
@@ -104,29 +109,43 @@ class _Choice:
 
     # The border of one module
 
-    def _border(self) -> Region | None:
-        if not self._writes:
-            found = self._calls("h", written=False)
-        else:
-            each = [self._calls(name, written=True) for name in self._writes]
-            paths = set.intersection(*({(c.path, c.number) for c in calls} for calls in each))
-            found = [c for c in each[0] if (c.path, c.number) in paths]
-        found = [c for c in found if self._readable(c) and self._borders.is_single(c)]
+    def _border(self) -> list[Placed]:
+        """The module at whose border all shows, each time that it is called."""
+        each = [self._showing(occurrence) for occurrence in self._used.everywhere]
+        paths = set.intersection(*({call.path for call in calls} for calls in each))
+        covered = {(call.path, call.number) for calls in each for call in calls}
+        found = [
+            call for call in each[0]
+            if call.path in paths and (self._used.looks or self._always(call.path, covered))
+        ]  # fmt: skip
         if not found:
-            return None
+            return []
         call = min(found, key=self._preference)
-        return Region(kind="module", path=call.path)
+        return [(self._used.occurrence, Region(kind="module", path=call.path))]
+
+    def _always(self, path: str, covered: set[tuple[str, int]]) -> bool:
+        calls = (call for call in self._borders.captured.calls if call.path == path)
+        return all((call.path, call.number) in covered for call in calls)
+
+    def _showing(self, occurrence: Occurrence) -> list[ModuleCall]:
+        if not self._writes:
+            found = self._calls(occurrence, "h", written=False)
+        else:
+            each = [self._calls(occurrence, name, written=True) for name in self._writes]
+            common = set.intersection(*({(c.path, c.number) for c in calls} for calls in each))
+            found = [c for c in each[0] if (c.path, c.number) in common]
+        return [call for call in found if self._readable(occurrence, call)]
 
     def _preference(self, call: ModuleCall) -> tuple[bool, float]:
         begins, ends = self._borders.span(call)
-        return call.path != self._occurrence.site.path, ends - begins
+        return call.path != self._used.occurrence.site.path, ends - begins
 
-    def _calls(self, name: str, *, written: bool) -> list[ModuleCall]:
+    def _calls(self, occurrence: Occurrence, name: str, *, written: bool) -> list[ModuleCall]:
         """The calls at whose border a name shows, and if it changes there, changes for its readers."""
-        node = self._occurrence.values.get(name)
+        node = occurrence.values.get(name)
         if node is None:
             return []
-        readers = set(self._occurrence.readers.get(name, ()))
+        readers = set(occurrence.readers.get(name, ()))
         if name in {"W", "b"}:
             return [c for c in self._owning(node) if all(self._borders.holds(c, r) for r in readers)]
         found = []
@@ -147,38 +166,63 @@ class _Choice:
             if name in facts.names.owned.get(call.path, ()):
                 yield call
 
-    def _readable(self, call: ModuleCall) -> bool:
+    def _readable(self, occurrence: Occurrence, call: ModuleCall) -> bool:
         """Whether all that is read is there at a border in time: before the call, if it is changed."""
         begins, ends = self._borders.span(call)
         late = "h" in self._writes or not self._writes
-        return self._far(self._reads, ends if late else begins)
+        return self._far(occurrence, self._reads, ends if late else begins)
 
-    def _far(self, names: Iterable[str], before: float | None = None) -> bool:
+    def _far(
+        self, occurrence: Occurrence, names: Iterable[str], before: float | None = None
+    ) -> bool:
         """Whether names are weights, or show at some module's border before a place."""
         order, facts = self._borders.order, self._borders.captured.facts
-        before = order[self._occurrence.call] if before is None else before
-        values = (self._occurrence.values[name] for name in names)
+        before = order[occurrence.call] if before is None else before
+        values = (occurrence.values[name] for name in names)
         return all(
             facts.parameter_of(node) or self._borders.shown(node, before) for node in values
         )
 
     # Operations inside of a module
 
-    def _inside(self) -> Region:
-        occurrence = self._occurrence
+    def _inside(self) -> list[Placed]:
+        everywhere = self._used.everywhere
+        each = [self._holding(occurrence) for occurrence in everywhere]
+        names = ", ".join(f"`{name}`" for name in self._writes or self._reads)
+        for call in each[0]:
+            if not all(any(c.path == call.path for c in calls) for calls in each):
+                continue
+            runs = self._runs(call.path, everywhere)
+            if self._used.looks or all(places == runs[call.number] for places in runs.values()):
+                why = f"{names} shows between operations of `{call.path}` alone"
+                region = Region(kind="inside", path=call.path, why=why)
+                return [(o, region) for o in everywhere if self._borders.holds(call, o.call)]
+        raise AssertionError(f"the model does not hold {self._used.occurrence.site.id}")
+
+    def _runs(self, path: str, everywhere: Iterable[Occurrence]) -> dict[int, list[tuple[str, int]]]:
+        """For each call of a module: at which of its operations the site runs."""
+        found: dict[int, list[tuple[str, int]]] = {}
+        for call in (c for c in self._borders.captured.calls if c.path == path):
+            inside = self._borders.inside(call)
+            found[call.number] = [
+                (str(o.call.meta.get(FUNCTION)), self._borders.number_among(o.call, inside))
+                for o in everywhere
+                if self._borders.holds(call, o.call)
+            ]
+        return found
+
+    def _holding(self, occurrence: Occurrence) -> list[ModuleCall]:
+        """The calls that hold all that is read and changed, or take it; the smallest first."""
         needed = [occurrence.values[name] for name in {*self._reads, *self._writes}]
         for name in self._writes:
             needed += occurrence.readers.get(name, ())
         if occurrence.product is not None and occurrence.product.softmax is not None:
             needed += [occurrence.call, occurrence.product.softmax, *_scores(occurrence)]
-        own = [n for n in needed if n.op in {"call_function", "call_method"}]
-        for call in self._borders.around(own[-1] if own else occurrence.call):
-            inputs = call.inputs.keys()
-            if all(self._borders.holds(call, n) or n in inputs for n in own):
-                break
-        names = ", ".join(f"`{name}`" for name in self._writes or self._reads)
-        why = f"{names} shows between operations of `{call.path}` alone"
-        return Region(kind="inside", path=call.path, why=why)
+        own = {n for n in needed if n.op in {"call_function", "call_method"}} | {occurrence.call}
+        return [
+            call for call in self._borders.around(occurrence.call)
+            if all(self._borders.holds(call, n) or n in call.inputs for n in own)
+        ]  # fmt: skip
 
 
 def _scores(occurrence: Occurrence) -> list[Node]:

@@ -9,12 +9,11 @@ from torch import Tensor, nn
 from peftlang.capture import is_adapters
 from peftlang.diagnostics import PeftError
 from peftlang.passes.fold import Folded, Unfoldable, fold
-from peftlang.sites.neighbours import neighbours
 from peftlang.pipeline import survey
-from peftlang.prompts.cache import prepare_generation
 from peftlang.runtime import registry as state
 from peftlang.runtime.holders import AdapterTensors, base_parameters
 from peftlang.runtime.registry import AdapterRecord, Registry
+from peftlang.sites.neighbours import neighbours
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -166,7 +165,7 @@ def _folded(owner: Registry, example_inputs: Any) -> Folded:
     surveyed = survey(root, example_inputs) if example_inputs is not None else owner.survey
     near = neighbours([surveyed.graph], surveyed.sites)
     with torch.no_grad():
-        return fold(owner.plans(), base_parameters(root), owner.adapter_tensor, near, _tied(root))
+        return fold(owner.plans(), base_parameters(root), owner.tensor, near, _tied(root))
 
 
 def _tied(root: nn.Module) -> dict[str, tuple[str, ...]]:

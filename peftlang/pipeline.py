@@ -98,21 +98,29 @@ def plan(
     return work.plan
 
 
-def rewriter(
-    observe: Observer | None = None, without: Sequence[str] = ()
-) -> Callable[[Rewriting], None]:
-    """The graph passes as one function; each leaves a graph that lints."""
-    seen = observe or _nobody
-    steps = [step for step in GRAPH if step.__name__ not in without]
+class Rewriter:
+    """The graph passes as one function; each leaves a graph that lints.
 
-    def rewrite(work: Rewriting) -> None:
-        for step in steps:
-            seen("before", step.__name__, work)
-            step(work)
-            work.graph.lint()
-            seen("after", step.__name__, work)
+    Args:
+        observe: Called before and after each pass.
+        without: Passes that are left out.
+    """
 
-    return rewrite
+    def __init__(self, observe: Observer | None = None, without: Sequence[str] = ()) -> None:
+        self._observe, self._without = observe or _nobody, tuple(without)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Who observes stays in this process."""
+        return {**self.__dict__, "_observe": _nobody}
+
+    def __call__(self, work: Rewriting) -> None:
+        """Rewrite one region's graph."""
+        for step in GRAPH:
+            if step.__name__ not in self._without:
+                self._observe("before", step.__name__, work)
+                step(work)
+                work.graph.lint()
+                self._observe("after", step.__name__, work)
 
 
 def _check_without(names: Sequence[str]) -> None:
@@ -216,7 +224,7 @@ def _install(
     made = plan(built, model, surveyed, observe, without)
     tensors = create(adapter_name, made, model, seed=init_seed, dtype=param_dtype)
     if present is None:
-        present = Registry(model, survey, rewriter(observe, without))
+        present = Registry(model, survey, Rewriter(observe, without))
         model.__dict__[state.STATE] = present
     present.surveyed(surveyed)
     state.freeze(model)

@@ -15,7 +15,6 @@ from peftlang.emit.views import SiteView
 from peftlang.ir.plan import Site
 from peftlang.sites.occurrence import Occurrence, Product
 
-
 FOLDED = "bkgd"
 """Layout of the queries of one token: heads that share a key stand where tokens else do."""
 

@@ -1,14 +1,14 @@
 """Names of the values that a written method takes from outside of the graph at hand."""
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Literal
 
 SLOT = "peftlang_slot"
 """Key of ``node.meta`` that marks a placeholder, and says by a `Slot` which value it takes."""
 
 Kind = Literal[
-    "tensor", "input", "weight", "buffer", "constant", "token", "filled", "cached", "grid", "value", "tap", "state", "penalty"
+    "tensor", "input", "weight", "buffer", "constant", "token", "filled", "cached", "grid",
+    "value", "tap", "state", "penalty",
 ]
 
 
@@ -34,17 +34,18 @@ class Slot:
             - ``penalty``: a term of the loss, by adapter and placement.
         name: Which.
         adapter: Whose, for tensors, states and penalties.
+        key: One word for it, by which a call finds its value.
     """
 
     kind: Kind
     name: str
     adapter: str = ""
+    key: str = field(init=False, repr=False, compare=False)
 
-    @cached_property
-    def key(self) -> str:
-        """One word for it, by which a call finds its value."""
+    def __post_init__(self) -> None:
         name = f"{self.adapter}.{self.name}" if self.adapter else self.name
-        return name if self.kind in {"tensor", "weight"} else f"{self.kind}:{name}"
+        key = name if self.kind in {"tensor", "weight"} else f"{self.kind}:{name}"
+        object.__setattr__(self, "key", key)
 
     def __str__(self) -> str:
         return self.key

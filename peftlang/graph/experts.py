@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from torch.fx import Node
 
-from peftlang.ir.plan import Rows
 from peftlang.graph.feedforward import parts_before
 from peftlang.graph.flow import Flow, shape_of
 from peftlang.graph.ops import CASTS, PICKS, VIEWS, name_of
 from peftlang.graph.reading import Reading
 from peftlang.graph.slices import as_rows
 from peftlang.graph.weights import WeightUse
+from peftlang.ir.plan import Rows
 
 _TURNS = frozenset({"transpose", "permute", "swapaxes", "mT"})
 

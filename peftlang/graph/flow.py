@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from torch import Tensor
 from torch.fx import Node
 
-from peftlang.capture.facts import VALUE
 from peftlang.capture import CapturedGraph, GraphFacts
+from peftlang.capture.facts import VALUE
 from peftlang.graph.ops import CASTS, VIEWS, mutates, name_of
 
 

@@ -1,10 +1,10 @@
 """The weight that makes an attention product's keys or values."""
 
-from peftlang.ir.plan import Rows
 from peftlang.graph.attention import Attention
 from peftlang.graph.flow import Flow, shape_of
 from peftlang.graph.slices import as_rows, rows_reaching
 from peftlang.graph.weights import WeightUse
+from peftlang.ir.plan import Rows
 from peftlang.sites.occurrence import Weight
 
 

@@ -5,10 +5,10 @@ from functools import cached_property
 from torch.fx import Node
 
 from peftlang.capture import CapturedGraph
-from peftlang.ir.plan import Rows
 from peftlang.graph.attention import Attention, attentions
 from peftlang.graph.flow import Flow
 from peftlang.graph.weights import WeightUse, weight_uses
+from peftlang.ir.plan import Rows
 
 
 class Reading:

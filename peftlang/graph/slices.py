@@ -9,8 +9,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import Node, map_arg
 
 from peftlang.capture.facts import VALUE
-from peftlang.ir.plan import Rows
 from peftlang.graph.flow import Flow, shape_of
+from peftlang.ir.plan import Rows
 
 _CPU = torch.device("cpu")
 

@@ -25,10 +25,10 @@ from peftlang.interop.targets import (
 from peftlang.interop.trained import is_saved
 from peftlang.interop.training import Training, training_of, whole_copies
 from peftlang.ir.plan import TRAINED, Plan, Site
-from peftlang.sites.neighbours import neighbours
 from peftlang.pipeline import survey
 from peftlang.runtime import registry as state
 from peftlang.runtime.registry import Registry
+from peftlang.sites.neighbours import neighbours
 
 TASKS = {
     "ForCausalLM": "CAUSAL_LM",

@@ -15,10 +15,10 @@ from peftlang.interop.reading import Reading, place_of, read_modules
 from peftlang.interop.text import spec_text
 from peftlang.ir.plan import TRAINED, Plan
 from peftlang.pipeline import compile, survey
-from peftlang.sites.survey import Survey
 from peftlang.runtime import registry as state
 from peftlang.runtime.control import adapters, remove
 from peftlang.runtime.holders import AdapterTensors
+from peftlang.sites.survey import Survey
 
 Model = TypeVar("Model", bound=nn.Module)
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftlang.runtime.registry import STATE
 from peftlang.runtime.control import disabled
+from peftlang.runtime.registry import STATE
 
 TOKENS = 24
 """How many tokens are run; keys of all heads count, so this is enough for any head's size."""

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from peftlang.diagnostics import PeftError
 from peftlang.capture import is_adapters
+from peftlang.diagnostics import PeftError
 
 ALL_LINEAR = "all-linear"
 _CLASSIFIERS = ("score", "classifier")

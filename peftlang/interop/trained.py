@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from peftlang.capture import is_adapters
 from peftlang.diagnostics import PeftError
 from peftlang.interop.correspondence import Correspondence
 from peftlang.interop.targets import own_modules
-from peftlang.capture import is_adapters
 
 
 def base_parameters(model: nn.Module) -> dict[str, Tensor]:

@@ -13,8 +13,8 @@ from typing import Any
 from torch import nn
 
 from peftlang.diagnostics import PeftError
-from peftlang.ir.plan import Plan
 from peftlang.emit.tokens import reads_places
+from peftlang.ir.plan import Plan
 from peftlang.prompts.sequences import is_filled
 
 _COUNT = "peftlang_prompt"

@@ -1,6 +1,6 @@
 """The layers in the middle of a stack at which soft tokens can come in."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch.fx import Node

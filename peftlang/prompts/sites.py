@@ -1,6 +1,6 @@
 """Where soft tokens can come in: at a model's input, or at a layer of its own."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn

@@ -45,7 +45,7 @@ def _entering(survey: Survey, site: Site) -> Iterator[Used]:
         for use in (u for u in uses if not site.path or _runs_in(reading, u.call, site.path)):
             values = {"h": use.call, "x": use.x}
             one = Occurrence(site, use.call, values, {"x": (use.call,)})
-            yield Used(one, names | {"x"}, names | {"x"})
+            yield Used(one, names | {"x"}, names | {"x"}, looks=True)
         return
     for block in _blocks(survey, site.stack, site.layer or 0):
         one = Occurrence(

@@ -118,7 +118,8 @@ class _AtBorder:
             name: (own,) for name in kept if self._nodes.get(occurrence.values[name]) in own.args
         }
         return replace(
-            occurrence, call=own, values=values, readers=readers, layout=dict(occurrence.layout)
+            occurrence, call=own, origin=occurrence.origin or occurrence.call, values=values,
+            readers=readers, layout=dict(occurrence.layout),
         )
 
 
@@ -205,11 +206,14 @@ def operation(
         weights: Qualified names of the model's weights among them, by place or name.
     """
     graph, parameters = Graph(), dict[Node, str]()
+    placeholders: dict[int, Node] = {}
 
     def placed(key: int | str, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        node = graph.placeholder(f"operand_{key}")
+        if id(value) in placeholders:
+            return placeholders[id(value)]
+        node = placeholders[id(value)] = graph.placeholder(f"operand_{key}")
         # Of the tensor nothing is kept but what its kind is.
         node.meta[VALUE] = torch.empty(tuple(value.shape), dtype=value.dtype, device="meta")
         if key in weights:

@@ -1,10 +1,12 @@
 """What is done with the names of a site, by all that acts there."""
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from torch.fx import Node
 
 from peftlang.emit.applications import Application
-from peftlang.sites.occurrence import Occurrence
+from peftlang.sites.occurrence import Occurrence, operation_of
 
 
 @dataclass(frozen=True)
@@ -15,11 +17,21 @@ class Used:
         occurrence: Where the site runs first in a call of the model.
         reads: Names that are read.
         writes: Names that get other values.
+        again: Where it runs again in the same call.
+        looks: Whether what is done looks at facts of the call, and does nothing where the same
+            module runs for something else.
     """
 
     occurrence: Occurrence
     reads: frozenset[str] = frozenset()
     writes: frozenset[str] = frozenset()
+    again: tuple[Occurrence, ...] = ()
+    looks: bool = False
+
+    @property
+    def everywhere(self) -> tuple[Occurrence, ...]:
+        """Where the site runs in a call of the model."""
+        return self.occurrence, *self.again
 
     @property
     def names(self) -> frozenset[str]:
@@ -28,11 +40,12 @@ class Used:
 
 
 def usage_of(
-    occurrence: Occurrence, acting: Sequence[Application], tapped: Collection[str]
+    found: Sequence[Occurrence], acting: Sequence[Application], tapped: Collection[str]
 ) -> Used:
     """What is done with a site's names by all that acts there, and all that taps it."""
+    occurrence, *again = found
     if occurrence.site.is_expert:
-        return Used(occurrence, frozenset({"W"}), frozenset({"W"}))
+        return Used(occurrence, frozenset({"W"}), frozenset({"W"}), tuple(again))
     reads = set(tapped).union(*(application.reads for application in acting))
     writes = {c.target for a in acting for c in a.operands}
     for application in acting:
@@ -49,15 +62,24 @@ def usage_of(
             reads |= {"W", "b"}
     if occurrence.product is not None:
         reads |= {"q", "k", "v", "h"}
-    return Used(occurrence, frozenset(reads), frozenset(writes))
+    return Used(occurrence, frozenset(reads), frozenset(writes), tuple(again))
 
 
 def joined(every: Iterable[Used]) -> list[Used]:
-    """What is done at each place, once."""
-    found: dict[int, Used] = {}
+    """What is done at each place, once, with all that is done at the same operation.
+
+    A projection may be several sites, and parts of one: what acts on one of them is written where
+    what acts on the others is.
+    """
+    places: dict[int, Used] = {}
+    operations: dict[tuple[Node, str], Used] = {}
     for used in every:
-        known = found.get(id(used.occurrence), Used(used.occurrence))
-        found[id(used.occurrence)] = Used(
-            used.occurrence, known.reads | used.reads, known.writes | used.writes
+        places[id(used.occurrence)] = used
+        known = operations.get(operation_of(used.occurrence), used)
+        operations[operation_of(used.occurrence)] = replace(
+            used, reads=known.reads | used.reads, writes=known.writes | used.writes
         )
-    return list(found.values())
+    for key, used in places.items():
+        whole = operations[operation_of(used.occurrence)]
+        places[key] = replace(used, reads=whole.reads, writes=whole.writes)
+    return list(places.values())

@@ -112,7 +112,7 @@ class Begun:
         _LOCAL.call[0] = self._call
         return self._call
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         _LOCAL.call[0] = self._outer
 
 

@@ -10,7 +10,7 @@ from peftlang.diagnostics import PeftError
 from peftlang.ir.plan import Site
 from peftlang.prompts.cache import prepare_generation
 from peftlang.runtime import registry as state
-from peftlang.runtime.call import scoped, supplied
+from peftlang.runtime.call import scope_of, scoped, supplied
 from peftlang.runtime.inputs import checked
 from peftlang.runtime.registry import Registry
 
@@ -25,7 +25,7 @@ def disabled(model: nn.Module) -> Iterator[None]:
         PeftError: R505, the model has no adapter.
     """
     found = state.of(model)
-    with scoped(found, ()):
+    with scoped(found.calls, ()):
         yield
 
 
@@ -39,9 +39,11 @@ def active(model: nn.Module, *names: str) -> Iterator[None]:
         PeftError: R504, R505.
     """
     found = state.of(model)
-    for name in names:
+    chosen = tuple(dict.fromkeys(names))
+    for name in chosen:
         found.require(name)
-    with scoped(found, tuple(dict.fromkeys(names))):
+    found.acting(chosen)
+    with scoped(found.calls, chosen):
         yield
 
 
@@ -58,9 +60,9 @@ def inputs(model: nn.Module, /, **values: Any) -> Iterator[None]:
         PeftError: R505; R512, no active adapter has that input, or the value does not fit.
     """
     found = state.of(model)
-    acting = found.acting()
+    acting = found.acting(scope_of(found.calls))
     device = next(model.parameters()).device
-    with supplied(found, checked(acting.inputs if acting else {}, values, device)):
+    with supplied(found.calls, checked(acting.inputs if acting else {}, values, device)):
         yield
 
 
@@ -73,8 +75,11 @@ def penalties(model: nn.Module) -> dict[str, Tensor]:
     Raises:
         PeftError: R505, the model has no adapter.
     """
-    terms = state.of(model).terms
-    return {name.removeprefix("penalty:"): value for name, value in terms.items()}
+    found = state.of(model)
+    acting = found.acting(scope_of(found.calls))
+    own = {plan.name for plan in acting.plans} if acting else set()
+    terms = {name.removeprefix("penalty:"): value for name, value in found.terms.items()}
+    return {name: value for name, value in terms.items() if name.partition(".")[0] in own}
 
 
 def set_active(model: nn.Module, *names: str) -> None:

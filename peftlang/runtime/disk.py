@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from peftlang.diagnostics import PeftError
 from peftlang.capture import is_adapters
+from peftlang.diagnostics import PeftError
 from peftlang.runtime.holders import AdapterTensors
 from peftlang.runtime.registry import AdapterRecord
 

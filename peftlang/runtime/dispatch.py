@@ -21,50 +21,61 @@ class, as those of `torch.nn.utils.parametrize` are.
 
 from __future__ import annotations
 
+import copy
 import copyreg
 import functools
 import types
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from peftlang.diagnostics import PeftError
-from peftlang.runtime.call import innermost
-
-if TYPE_CHECKING:
-    from peftlang.runtime.registry import Registry
+from peftlang.runtime.call import Call, innermost
 
 DISPATCH = "_peftlang_dispatch"
 ORIGINAL = "_peftlang_original"
 BEHIND = "_peftlang_behind"
 
 
+class Runs(Protocol):
+    """What runs a model's modules."""
+
+    values: Any
+
+    def run(
+        self, dispatch: Dispatch, module: nn.Module, own: Callable[..., Any],
+        args: tuple[Any, ...], kwargs: dict[str, Any],
+    ) -> Any:
+        """One call of one module; ``own`` is its own forward."""
+
+    def weight(self, call: Call, dispatch: Dispatch, module: nn.Module, name: str) -> Any:
+        """What is read in the place of a module's own parameter; None for that itself."""
+
+
 class Dispatch:
     """What a module knows of the adapters.
 
     Attributes:
-        registry: The model's.
+        calls: What runs the model's modules.
         path: The module's, in the model.
         weights: Names of its parameters in whose place others may be read.
         children: Dispatches of modules within, with nothing of ours between.
     """
 
-    def __init__(self, registry: Registry, path: str, weights: Iterable[str]) -> None:
-        self.registry, self.path = registry, path
+    def __init__(self, calls: Runs, path: str, weights: Iterable[str]) -> None:
+        self.calls, self.path = calls, path
         self.weights = tuple(sorted(weights))
         self.children: tuple[Dispatch, ...] = ()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Dispatch:
-        """With the whole model, a dispatch of the copied registry; else still of this one."""
-        import copy
-
-        registry = self.registry
-        if id(registry.root) in memo:
-            registry = copy.deepcopy(registry, memo)
-        twin = Dispatch(registry, self.path, self.weights)
+        """With the whole model, of the copied model's calls; else still of this one's."""
+        calls = self.calls
+        if id(calls.values.root) in memo:
+            calls = copy.deepcopy(calls, memo)
+        twin = Dispatch(calls, self.path, self.weights)
         memo[id(self)] = twin
         twin.children = tuple(copy.deepcopy(child, memo) for child in self.children)
         return twin
@@ -116,7 +127,7 @@ def detach(module: nn.Module) -> None:
 def _instead(self: Any, *args: Any, **kwargs: Any) -> Any:
     """In the place of a forward that was put on the instance."""
     dispatch, own = self.__dict__[DISPATCH], self.__dict__[BEHIND]
-    return dispatch.registry.run(dispatch, self, own, args, kwargs)
+    return dispatch.calls.run(dispatch, self, own, args, kwargs)
 
 
 def _rebind(module: nn.Module, old: Any, new: Any) -> bool:
@@ -150,7 +161,7 @@ def _derived(kind: type[nn.Module], weights: tuple[str, ...]) -> type[nn.Module]
         own = super(made, self).forward
         if dispatch is None:
             return own(*args, **kwargs)
-        return dispatch.registry.run(dispatch, self, own, args, kwargs)
+        return dispatch.calls.run(dispatch, self, own, args, kwargs)
 
     # In the class from the start: a base that wraps its subclasses' forward when they are made (the
     # checkpointed layers of `transformers`) wraps this one, which thereby runs again with the layer.
@@ -183,8 +194,8 @@ def _weight(name: str) -> property:
         call = innermost()
         if call is not None and DISPATCH in state:
             dispatch = state[DISPATCH]
-            if call.owner is dispatch.registry:
-                found = dispatch.registry.weight(call, dispatch, self, name)
+            if call.owner is dispatch.calls:
+                found = dispatch.calls.weight(call, dispatch, self, name)
                 if found is not None:
                     return found
         return own_weight(self, name)

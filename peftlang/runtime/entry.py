@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,16 +19,14 @@ from peftlang.prompts.facts import Arguments, token_facts
 from peftlang.runtime.call import Call
 from peftlang.runtime.inputs import check_rows
 from peftlang.runtime.penalties import with_penalties
-
-if TYPE_CHECKING:
-    from peftlang.runtime.registry import Registry
+from peftlang.runtime.values import Values
 
 
 class Entry:
     """A call on its way into a model, and out of it.
 
     Args:
-        registry: The model's adapters.
+        values: Where values come from.
         call: The call.
         path: The module that is called.
         module: That module.
@@ -37,11 +35,11 @@ class Entry:
     """
 
     def __init__(
-        self, registry: Registry, call: Call, path: str, module: nn.Module, args: tuple[Any, ...],
+        self, values: Values, call: Call, path: str, module: nn.Module, args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> None:  # fmt: skip
-        self._registry, self._call = registry, call
-        self.given = Arguments(registry.root, path, module, args, dict(kwargs))
+        self._values, self._call = values, call
+        self.given = Arguments(values.root, path, module, args, dict(kwargs))
         self._after: list[Callable[[Any], Any]] = []
         self._stack = ExitStack()
 
@@ -52,10 +50,10 @@ class Entry:
         made = lengthened(given, plans, self._embeddings, self._after)
         call.give(self._stack.enter_context(made))
         call.give(token_facts(given, plans))
-        self._after += with_penalties(self._registry, call, given)
+        self._after += with_penalties(self._values, call, given)
         return given
 
-    def __exit__(self, *exc: Any) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._stack.__exit__(*exc)
 
     def finish(self, result: Any) -> Any:
@@ -78,7 +76,7 @@ class Entry:
         reserved = sum(entry.count for entry in found if entry.site.layer is not None)
         front = rows[:, reserved : rows.shape[1] - embeds.shape[1]]
         made_by = next(e.site for e in found if e.site.layer is None)
-        module = self._registry.root.get_submodule(call.acting.path_of(made_by.id))
+        module = self._values.root.get_submodule(call.acting.path_of(made_by.id))
         ids = FIRST_SOFT_ID - torch.arange(count, device=embeds.device)
         before, running, used = dict(call.given), site.path in call.running, set(call.used)
         call.running.add(site.path)
@@ -100,9 +98,9 @@ class Entry:
 
         def tensor(application: Application, name: str) -> Any:
             slot = application.slot(name)
-            return None if slot is None else self._registry.value(self._call, slot)
+            return None if slot is None else self._values.value(self._call, slot)
 
-        training = self._registry.root.training
+        training = self._values.root.training
         evaluate = interpreter(own, {"h": rows}, tensor, training=training)
         for composition in own.method.compositions:
             made = evaluate(composition.value)

@@ -18,6 +18,10 @@ from peftlang.ir.method import TensorDef
 from peftlang.ir.plan import TRAINED, ParamGroup, Plan, Site
 
 
+def nothing(*_: Any) -> None:
+    """A hook that does nothing."""
+
+
 class Holder(nn.Module):
     """The tensors of one method at one place; its forward gives them, in order of creation."""
 
@@ -50,7 +54,14 @@ class Adapters(nn.Module):
     """The adapters' tensors that live in one module, by adapter, method and place.
 
     A module that calls its children one after the other finds one that hands on what it is given.
+
+    It has a hook, which does nothing: with a hook inside of it, a `torch.nn.TransformerEncoderLayer`
+    calls its modules, rather than compute with their weights at once.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_forward_hook(nothing)
 
     def forward(self, *args: Any) -> Any:
         """What came in."""

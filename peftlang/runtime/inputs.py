@@ -9,7 +9,6 @@ from torch import Tensor
 from peftlang.diagnostics import PeftError, did_you_mean
 from peftlang.ir.method import InputDef
 
-
 Declared = Mapping[str, tuple[InputDef, Mapping[str, int]]]
 """Inputs by name, with the sizes of the hyper-parameters that their dimensions name."""
 

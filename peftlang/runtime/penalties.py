@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,37 +14,37 @@ from peftlang.emit.slots import Slot
 from peftlang.emit.starts import base_value
 from peftlang.prompts.facts import Arguments
 from peftlang.runtime.call import Call
-
-if TYPE_CHECKING:
-    from peftlang.runtime.registry import Registry
+from peftlang.runtime.values import Values
 
 
 def with_penalties(
-    registry: Registry, call: Call, given: Arguments
+    values: Values, call: Call, given: Arguments
 ) -> list[Callable[[Any], Any]]:
     """What adds the active adapters' penalties to the loss of a training call of the whole model.
 
     Those of activations come from where they are computed; those of parameters alone are made here.
     """
-    registry.last_terms({})
-    methods = (use.method for plan in call.acting.plans for use in plan.plan.uses.values())
-    if not given.module.training or not any(method.penalties for method in methods):
+    methods = [use.method for plan in call.acting.plans for use in plan.plan.uses.values()]
+    if not any(method.penalties for method in methods):
+        return []
+    values.last_terms({})
+    if not given.module.training:
         return []
 
     def add(result: Any) -> Any:
         terms = dict(call.terms)
-        for name, value in of_parameters(registry, call).items():
+        for name, value in of_parameters(values, call).items():
             terms[name] = terms[name] + value if name in terms else value
-        registry.last_terms(terms)
+        values.last_terms(terms)
         single = [term.float() for term in terms.values()]
         return result if given.path or not single else _added(result, sum(single))
 
     return [add]
 
 
-def of_parameters(registry: Registry, call: Call) -> dict[str, Tensor]:
+def of_parameters(values: Values, call: Call) -> dict[str, Tensor]:
     """Penalties of parameters alone: for each placement the sum over its sites, a scalar."""
-    parameters = dict(registry.root.named_parameters())
+    parameters = dict(values.root.named_parameters())
     device = next(iter(parameters.values())).device
     found: dict[str, Tensor] = {}
     for acting in call.acting.applications.values():
@@ -56,7 +56,7 @@ def of_parameters(registry: Registry, call: Call) -> dict[str, Tensor]:
             def tensor(application: Application, name: str) -> Any:
                 slot = application.slot(name)
                 if slot is not None:
-                    return registry.value(call, slot)
+                    return values.value(call, slot)
                 if name in {"W", "b"}:
                     return base_value(application.site, name, parameters)
                 return None

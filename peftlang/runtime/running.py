@@ -4,16 +4,16 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from peftlang.capture import Place
 from peftlang.diagnostics import PeftError
 from peftlang.emit.slots import Slot
 from peftlang.regions.borders import Border
 from peftlang.regions.program import Kept, Operand, Piece, Program
-from peftlang.runtime.acting import AtOperation, Part, Replaced
 from peftlang.runtime.call import Call
-from peftlang.runtime.seams import At, Seams
+from peftlang.runtime.parts import Operation
+from peftlang.runtime.seams import At, Unseen
 
 Read = Callable[[Slot], Any]
 """Gives the value of a slot in a call."""
@@ -63,7 +63,8 @@ class Run:
             The operation's operands, and those given by name.
         """
         values = [self._value(source, operands, options) for source in piece.sources]
-        made = piece.run(*values)
+        with Unseen():
+            made = piece.run(*values)
         for target, value in zip(piece.targets, made, strict=True):
             if isinstance(target, Operand):
                 operands, options = with_operand(operands, options, target, value)
@@ -106,7 +107,7 @@ def hand_on(call: Call, slot: Slot, value: Any) -> None:
 
 
 def places(
-    program: Program | None, run: Run, replaced: Sequence[tuple[AtOperation, At]]
+    program: Program | None, run: Run, replaced: Sequence[tuple[Operation, At]]
 ) -> list[tuple[Callable[[Any], bool], int, At]]:
     """Which operations are changed, for `Seams`."""
     found: list[tuple[Callable[[Any], bool], int, At]] = []
@@ -135,7 +136,7 @@ def _is_called(name: str, function: Any) -> bool:
 
 
 Described = tuple[tuple[Any, ...], tuple[str, ...], tuple[Any, ...]]
-"""An operation's operands, names of options, and options: plain values, and `kind_of` of tensors."""
+"""An operation's operands, names of options, and options: plain values, and kinds of tensors."""
 
 
 def described(args: Any, kwargs: Any, folded: tuple[int, int] | None) -> Described:
@@ -146,14 +147,24 @@ def described(args: Any, kwargs: Any, folded: tuple[int, int] | None) -> Describ
         kwargs: Those given by name.
         folded: How many heads of keys there are, and of queries for each, where they differ.
     """
-    operands = tuple(kind_of(value, folded) for value in args)
-    return operands, tuple(kwargs), tuple(kind_of(value, folded) for value in kwargs.values())
+    seen: list[Tensor] = []
+    kinds = tuple(_kind(value, folded, seen) for value in (*args, *kwargs.values()))
+    return kinds[: len(args)], tuple(kwargs), kinds[len(args) :]
 
 
-def kind_of(value: Any, folded: tuple[int, int] | None) -> Any:
-    """A tensor as code depends on it; batch and tokens may be others in the next call."""
+def _kind(value: Any, folded: tuple[int, int] | None, seen: list[Tensor]) -> Any:
+    """What a value is, or which of the tensors before it that is the same one."""
     if not isinstance(value, Tensor):
         return value
+    for place, other in enumerate(seen):
+        if other is value:
+            return "same", place
+    seen.append(value)
+    return kind_of(value, folded)
+
+
+def kind_of(value: Tensor, folded: tuple[int, int] | None) -> Any:
+    """A tensor as code depends on it; batch and tokens may be others in the next call."""
     dims = value.dim()
     heads = int(value.shape[1]) if dims == 4 else 0
     alike = folded is not None and dims == 4 and heads == folded[0] and value.shape[2] == folded[1]

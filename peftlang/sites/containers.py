@@ -8,11 +8,11 @@ hidden state in and gives one out, and that no role already names whole.
 from collections.abc import Iterable, Sequence
 
 from peftlang.capture import CapturedGraph
-from peftlang.ir.plan import Site
+from peftlang.graph.calls import Region, regions
 from peftlang.graph.flow import shape_of
 from peftlang.graph.reading import Reading
-from peftlang.graph.calls import Region, regions
 from peftlang.graph.structure import is_inside, item_path
+from peftlang.ir.plan import Site
 
 NAMED = frozenset({"linear", "head", "norm", "embed", "block"})
 """Roles that say what a single module is."""

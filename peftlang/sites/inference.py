@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from torch.fx import Node
 
 from peftlang.capture import CapturedGraph
-from peftlang.ir.plan import Rows, Sees, Site
 from peftlang.graph.attention import Attention
 from peftlang.graph.causality import is_causal
 from peftlang.graph.experts import expert_parts, routers
@@ -34,6 +33,7 @@ from peftlang.graph.structure import (
     tower_names,
 )
 from peftlang.graph.weights import WeightUse
+from peftlang.ir.plan import Rows, Sees, Site
 
 PARTS = ("q", "k", "v")
 # Right after a projection these make it a hidden layer (a pooler) rather than an output.

@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterable, Sequence
 
 from peftlang.capture import CapturedGraph
-from peftlang.ir.plan import Site
 from peftlang.graph.flow import shape_of
 from peftlang.graph.ops import name_of
 from peftlang.graph.reading import Reading
+from peftlang.ir.plan import Site
 
 _PRODUCT = "an attention product (scaled_dot_product_attention, or a softmax of a product of two "
 _PRODUCT += "projections that multiplies a third)"

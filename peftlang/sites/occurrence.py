@@ -73,6 +73,7 @@ class Occurrence:
     product: Product | None = None
     sliced: bool = False
     projected: "Callable[[str], Weight | None]" = lambda _part: None
+    origin: Node | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,3 +107,17 @@ class Located:
 
     found: dict[str, list[Occurrence]] = field(default_factory=dict)
     missing: list[Missing] = field(default_factory=list)
+
+
+NESTING = ("", "attn", "cross_attn", "ffn", "block")
+"""Positions whose ``h`` may be one node: the outer acts after the inner."""
+
+
+def operation_of(occurrence: Occurrence) -> tuple[Node, str]:
+    """The operation at which a site runs.
+
+    A projection may be several sites, and parts of one. A layer and its parts may end at one
+    operation too; these are told apart by their position.
+    """
+    role = occurrence.site.role
+    return occurrence.origin or occurrence.call, role if role in NESTING else ""

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from peftlang.diagnostics import PeftError
+from peftlang.emit.starts import tensor_seed
 from peftlang.ir.inits import INITIALISERS, InitCall
 from peftlang.ir.interpret import Interpreter
 from peftlang.ir.method import CarryDef, Method, TapDef, TensorDef
 from peftlang.ir.positions import EMBED, NORM, POSITIONS, PROJECTION
 from peftlang.ir.sizes import site_sizes
 from peftlang.ir.types import Level, Type
-from peftlang.emit.starts import tensor_seed
 from peftlang.verifying.attention import Product, attention
 from peftlang.verifying.situation import Placed, is_core
 from peftlang.verifying.tokens import Tokens, named_ids

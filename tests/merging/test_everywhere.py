@@ -24,7 +24,8 @@ from peftlang.passes.fold import Folded
 from peftlang.verifying.fitted import output_of, varied
 from tests.methods.harness import randomise, spec
 from tests.methods.library_specs import library, promises, small_arguments
-from tests.recorded import NAME, borrowed
+from tests.adapting import NAME
+from tests.adapting import adapted as adapted_base
 
 MERGEABLE = [path for path in library() if promises(path, "mergeable")]
 SECOND = "second"
@@ -74,13 +75,9 @@ def where_it_fits(preset: str) -> Iterator[None]:
 
 
 def adapted(preset: str, path: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """The preset with an adapter away from where it starts, until the next one is asked for."""
-
-    def make() -> nn.Module:
-        return build(preset).to(dtype)
-
+    """The preset with an adapter away from where it starts."""
     with where_it_fits(preset):
-        model, adapter = borrowed((preset, dtype), make, path, **small_arguments(path))
+        model, adapter = adapted_base(build(preset).to(dtype), path, **small_arguments(path))
     randomise(adapter.parameters(), scale=0.05)
     return model
 

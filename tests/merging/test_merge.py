@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 import peftlang
 from peftlang.models import build
-from peftlang.runtime.store import STORE
+from peftlang.capture import is_adapters
 from tests.methods.harness import batch, randomise, spec
 from tests.methods.library_specs import library, one_of_each_kind, promises, small_arguments
-from tests.recorded import lent
+from tests import adapting
 
 PRESETS = ("tiny-llama", "tiny-gpt2", "tiny-bert", "tiny-t5")
 MERGEABLE = [path for path in library() if promises(path, "mergeable")]
@@ -59,14 +59,14 @@ def test_a_merged_model_computes_the_same(path: Path, preset: str) -> None:
         with pytest.raises(peftlang.NotMergeable, match="no bias"):
             peftlang.merge(model)
         return
-    with lent(preset, lambda: build(preset), path, **small_arguments(path)) as (unmerged, adapter):
-        randomise(adapter.parameters())
-        expected = logits(unmerged, preset)
-    kind = type(model)
+    unmerged, adapter = adapting.adapted(build(preset), path, **small_arguments(path))
+    randomise(adapter.parameters())
+    expected = logits(unmerged, preset)
+    kind = type(build(preset))
     merged = peftlang.merge(model)
     assert relative(logits(merged, preset), expected) < 1e-5
     assert type(merged) is kind
-    assert STORE not in dict(merged.named_modules())
+    assert not any(is_adapters(name) for name, _ in merged.named_modules())
     assert "forward" not in merged.__dict__
     assert merged.state_dict().keys() == build(preset).state_dict().keys()
 

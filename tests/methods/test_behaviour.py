@@ -36,7 +36,7 @@ from tests.methods.library_specs import (
     small_arguments,
     trains,
 )
-from tests.recorded import NAME, lent
+from tests.adapting import NAME, adapted
 
 NO_SITE = {"S402", "S405", "S407", "S412", "S413", "S415", "S416"}
 
@@ -137,16 +137,12 @@ def extra_inputs(adapter: Any) -> dict[str, Tensor]:
     return found
 
 
-@contextlib.contextmanager
-def subject(spec: Path, preset: str, dtype: torch.dtype = torch.float32) -> Iterator[Subject]:
-    def make() -> nn.Module:
-        return shallow(preset, layers(spec)).to(dtype)
-
-    key = preset, layers(spec), dtype
-    with lent(key, make, spec, **small_arguments(spec)) as (model, adapter):
-        start = {name: t.detach().clone() for name, t in adapter.tensors().items()}
-        harness.randomise(adapter.tensors(), scale=0.1)
-        yield Subject(spec, preset, model, adapter, start)
+def subject(spec: Path, preset: str, dtype: torch.dtype = torch.float32) -> Subject:
+    base = shallow(preset, layers(spec)).to(dtype)
+    model, adapter = adapted(base, spec, **small_arguments(spec))
+    start = {name: t.detach().clone() for name, t in adapter.tensors().items()}
+    harness.randomise(adapter.tensors(), scale=0.1)
+    return Subject(spec, preset, model, adapter, start)
 
 
 @functools.cache
@@ -192,9 +188,8 @@ def _name(value: Any) -> str:
 
 
 @pytest.fixture(scope="module", params=PLACED, ids=_name)
-def on(request: pytest.FixtureRequest) -> Iterator[Subject]:
-    with subject(*request.param) as made:
-        yield made
+def on(request: pytest.FixtureRequest) -> Subject:
+    return subject(*request.param)
 
 
 @pytest.fixture
@@ -333,10 +328,10 @@ def test_a_copy_is_a_model_of_its_own(typical: Subject) -> None:
 @pytest.mark.parametrize("spec", sorted(STAND_FOR_OTHERS), ids=lambda path: path.stem)
 def test_half_precision_stays_finite(spec: Path) -> None:
     preset = next(p for p in KINDS if has_the_positions(spec, p))
-    with subject(spec, preset, torch.bfloat16) as half:
-        out = half.model(**half.batch())
-        out.loss.backward()
-        gradients = [t.grad for t in half.trainable.values()]
+    half = subject(spec, preset, torch.bfloat16)
+    out = half.model(**half.batch())
+    out.loss.backward()
+    gradients = [t.grad for t in half.trainable.values()]
     assert out.logits.dtype is torch.bfloat16
     assert torch.isfinite(out.logits).all()
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)

@@ -27,7 +27,8 @@ from tests.methods.references.in_place import InPlace, gradients
 from tests.methods.references.weights import relative_error
 from tests.methods.test_in_a_model import CLOSE, numbers, with_special_tokens
 from tests.oracles.plain import REFERENCES
-from tests.recorded import NAME, borrowed
+from tests import adapting
+from tests.adapting import NAME
 
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 
@@ -57,7 +58,7 @@ def base() -> nn.Module:
 
 def adapted(pair: tuple[str, str]) -> tuple[nn.Module, list[Any]]:
     first, then = map(spec, pair)
-    model, one = borrowed((PRESET, torch.float64), base, first, **small_arguments(first))
+    model, one = adapting.adapted(base(), first, **small_arguments(first))
     peftlang.compile(model, then, adapter_name=SECOND, **small_arguments(then))
     adapters = [one, peftlang.adapters(model)[SECOND]]
     peftlang.set_active(model, NAME, SECOND)

@@ -18,7 +18,7 @@ from tests.methods.harness import Case, Run
 from tests.methods.references import library
 from tests.methods.references.methods import REFERENCES
 from tests.methods.references.weights import relative_error
-from tests.recorded import lent
+from tests import adapting
 
 # Dynamo looks at `.grad` of a graph's inputs after a graph break and hides the warning, which an
 # error filter turns into an exception before it can be hidden.
@@ -60,13 +60,8 @@ class Adapted:
 @pytest.fixture(scope="module", params=cases.all_cases(), ids=str)
 def prepared(request: pytest.FixtureRequest) -> Iterator[Adapted]:
     case: Case = request.param
-
-    def make() -> nn.Module:
-        return harness.base(case.preset, case.attention)
-
-    key = case.preset, case.attention
-    with lent(key, make, harness.spec(case.method), **case.args) as (model, adapter):
-        yield Adapted(case, model, adapter)
+    base = harness.base(case.preset, case.attention)
+    yield Adapted(case, *adapting.adapted(base, harness.spec(case.method), **case.args))
 
 
 @pytest.fixture

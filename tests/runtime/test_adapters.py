@@ -201,7 +201,7 @@ def test_state_dict(two: nn.Module, assign: bool) -> None:
     assert not result.unexpected_keys
     assert torch.equal(logits(fresh), logits(two))
     trainable = {n for n, p in fresh.named_parameters() if p.requires_grad}
-    assert trainable == {n for n in kept if "peftlang_adapters" in n}
+    assert trainable == {n for n in kept if ".peftlang." in n}
 
 
 def test_other_number_types() -> None:
@@ -229,12 +229,17 @@ def test_built_on_the_meta_device() -> None:
     assert torch.equal(logits(model), logits(wanted))
 
 
-def test_a_pickle_is_refused(two: nn.Module) -> None:
-    for thing in (two, two.model):
-        with pytest.raises(peftlang.PeftError) as error:
-            pickle.dumps(thing)
-        assert error.value.code == "R509"
-        assert "peftlang.save" in str(error.value.help)
+def test_a_pickle_is_the_adapted_model(two: nn.Module) -> None:
+    again = pickle.loads(pickle.dumps(two))
+    assert torch.equal(logits(again), logits(two))
+    assert list(peftlang.adapters(again)) == list(peftlang.adapters(two))
+    for name in ("default", "second"):
+        with peftlang.active(again, name), peftlang.active(two, name):
+            assert torch.equal(logits(again), logits(two))
+    peftlang.remove(again, "default")
+    peftlang.remove(again, "second")
+    assert torch.equal(logits(again), logits(build(PRESET)))
+    assert not torch.equal(logits(two), logits(again))
 
 
 def test_full_precision_masters_on_a_half_precision_base() -> None:
@@ -309,3 +314,23 @@ def test_a_replaced_parameter_is_the_one_that_is_used() -> None:
     path, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(path), leaf, nn.Parameter(torch.ones_like(a)))
     assert distance(logits(model), logits(merged(model, PRESET))) < CLOSE
+
+
+def test_parts_that_are_called_alone_are_adapted_whatever_was_done_before() -> None:
+    """With the first adapter gone, or never active, nobody has called the whole model yet."""
+    model = adapted(PRESET)
+    peftlang.compile(model, "lora", adapter_name="second", r=RANK, alpha=ALPHA)
+    randomise(model)
+    x = torch.randn(2, 3, 32)
+    part = model.model.layers[0].self_attn.q_proj  # type: ignore[union-attr,index]
+    with peftlang.disabled(model):
+        plain = part(x)
+    with peftlang.active(model, "second"):
+        second = part(x)
+    assert not torch.equal(second, plain)
+    peftlang.remove(model, "default")
+    assert torch.equal(part(x), second)
+    peftlang.set_active(model)
+    assert torch.equal(part(x), plain)
+    with peftlang.active(model, "second"):
+        assert torch.equal(part(x), second)

@@ -11,7 +11,6 @@ from transformers.modeling_outputs import BaseModelOutput
 import peftlang
 from peftlang.diagnostics import PeftError
 from peftlang.models import build
-from tests.recorded import borrowed
 from tests.runtime.late_prompts import (
     LATE,
     LENGTH,
@@ -33,8 +32,8 @@ AHEAD = torch.ones(2, 2, dtype=torch.long)
 
 
 def late(preset: str, spec: str = LATE, **options: Any) -> Any:
-    """The one model of this preset that these tests share, with an adapter."""
-    return borrowed(("late", preset), lambda: deep(preset), spec, **options)[0]
+    """This preset with an adapter."""
+    return peftlang.compile(deep(preset).eval(), spec, **options)
 
 
 def close(found: Tensor, wanted: Tensor) -> None:

@@ -100,7 +100,7 @@ def test_same_as_peft(preset: str) -> None:
 
 
 def _root(model: Any) -> Any:
-    return model if model.__dict__.get("_peftlang") else model._peftlang_dispatch.registry.root
+    return model if model.__dict__.get("_peftlang") else model._peftlang_dispatch.calls.values.root
 
 
 @pytest.mark.parametrize("preset", ["tiny-llama", "tiny-t5"])

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 import peftlang
 from peftlang.models import build
-from tests.recorded import borrowed
 
 LENGTH, TOKENS, VOCAB = 4, 7, 160
 BOTH_SIDES = {"tiny-t5", "tiny-bart"}
@@ -25,9 +24,8 @@ def left_padded() -> tuple[Tensor, Tensor]:
 
 
 def prompted(preset: str) -> nn.Module:
-    """The one model of this preset that these tests share, with a new prompt."""
-    model, _ = borrowed(preset, lambda: build(preset), "prompt_tuning", l=LENGTH)
-    return model
+    """This preset with a prompt."""
+    return peftlang.compile(build(preset).eval(), "prompt_tuning", l=LENGTH)
 
 
 def prompt_of(model: nn.Module, name: str = "default") -> nn.Parameter:
