@@ -93,7 +93,7 @@ class _Progress:
 
 
 def _print(report: "Report") -> None:
-    from peftlang.verifying.report import written
+    from peftlang.verifying.writing import written
 
     several = len({row.use for row in report.rows if row.use}) > 1
     rows = [_cells(row, several=several) for row in report.rows]

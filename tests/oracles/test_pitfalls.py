@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from peftlang.verifying.bench import Bench, bench
+from peftlang.verifying.one_site import OneSite, one_site
 from tests.methods.at_site import at
 from tests.methods.harness import spec
 from tests.oracles.plain import changed, file_of
@@ -110,14 +110,12 @@ def as_released(name: str, equation: str, release: str) -> str:
     return text.replace(equation, release)
 
 
-def penalty(site: Bench) -> Tensor:
-    method = site.placed.method
-    own, values = {**site.inputs, **site.tensors}, site.values()
-    found: Tensor = site.interpreter(method, own, values, training=True)(method.penalties[0])
+def penalty(site: OneSite) -> Tensor:
+    found: Tensor = site.expressions(training=True)(site.placed.method.penalties[0])
     return found.mean()
 
 
-def slope(value: Tensor, site: Bench, name: str) -> float:
+def slope(value: Tensor, site: OneSite, name: str) -> float:
     (found,) = torch.autograd.grad(value.sum(), site.tensors[name], retain_graph=True)
     return float(found.abs().max())
 
@@ -149,7 +147,7 @@ def test_two_factors_that_start_at_zero_never_leave_it() -> None:
     text = as_released("kadaptation", "param V[t, r, d_x / t] ~ xavier_uniform",
                        "param V[t, r, d_x / t] ~ zeros")  # fmt: skip
     release, site = (
-        bench(at(which, t=4, r=2).placed, initial=True) for which in (text, "kadaptation")
+        one_site(at(which, t=4, r=2).placed, initial=True) for which in (text, "kadaptation")
     )
     assert max(slope(release.run().h, release, name) for name in "PQUV") == 0
     assert slope(site.run().h, site, "U") > 1e-6

@@ -1,0 +1,93 @@
+"""A report's failures at length, for the eye."""
+
+from peftlang.diagnostics import Diagnostic, render
+from peftlang.ir.expr import Apply, DimValue, Hyper, Scalar, names, postorder
+from peftlang.ir.positions import POSITIONS
+from peftlang.verifying.report import Report, Row
+from peftlang.verifying.search import CounterExample
+from peftlang.verifying.site_case import PlacedMethod, SiteCase, declared, place, reads_bias
+
+
+def written(row: Row, report: Report) -> str:
+    """A failing row at length: why, where in the spec, the smallest counter-example, a script."""
+    several = len({other.use for other in report.rows if other.use}) > 1
+    whose = f" for {row.use}" if row.use and several else ""
+    said = f"`{row.property}` does not hold{whose}"
+    if row.reason and row.reason != row.wrong:
+        said = f"`{row.property}` is refuted{whose}, because {row.reason}"
+    elif row.reason:
+        said = f"{said}: {row.reason}"
+    source, span = (row.place.source, row.place.span) if row.place else (None, None)
+    text = render([Diagnostic("V813", said, source, span)])
+    if row.failure is None:
+        return text
+    lines = [*_where(row.failure, report), "", f"    {row.wrong}", "", "  again, with Python:", ""]
+    script = report.script(row)
+    return text + "\n" + "\n".join([*lines, *(f"    {line}" for line in script.splitlines())])
+
+
+def _where(failure: CounterExample, report: Report) -> list[str]:
+    """The smallest site or the model, in the sizes that matter."""
+    if failure.case is None:
+        return [f"  on the model {failure.model}"]
+    case = failure.case
+    placed = place(report.subject, case)
+    sizes = {**sizes_that_matter(placed), **arguments_that_matter(placed)}
+    shown = ", ".join(f"{name} = {value}" for name, value in sizes.items())
+    more = [f"{case.dtype}", f"seed {case.seed}", *_conditions(case, placed)]
+    return [
+        f"  at {case.role} of {case.use}" + (f" with {shown}" if shown else ""),
+        f"  ({', '.join(more)})",
+    ]
+
+
+def _conditions(case: SiteCase, placed: PlacedMethod) -> list[str]:
+    found = []
+    if case.causal:
+        found.append("no token sees a later one")
+    if case.training:
+        found.append("in training")
+    if case.bias and not reads_bias(placed.method) and "b" in POSITIONS[case.role]:
+        found.append("with a bias")
+    return found
+
+
+def sizes_that_matter(placed: PlacedMethod) -> dict[str, int]:
+    """The sizes of a site that a method's tensors and expressions name, and more than one token."""
+    method = placed.method
+    scope = POSITIONS[placed.case.role]
+    values = [*(c.value for c in method.compositions), *method.penalties]
+    read = names(*values) | set(method.targets)
+    dims = [dim for name in read & scope.keys() for dim in scope[name].dims]
+    dims += [dim for own in declared(method).values() for dim in own]
+    dims += [node.dim for node in postorder(*values) if isinstance(node, DimValue)]
+    named = {symbol for dim in dims for symbol in dim.symbols}
+    return {
+        name: size
+        for name, size in placed.case.sizes.items()
+        if name in named or (name in ("batch", "tokens") and size > 1)
+    }
+
+
+def arguments_that_matter(placed: PlacedMethod) -> dict[str, Scalar]:
+    """The spec's hyper-parameters that the method at the site depends on."""
+    method = placed.use.method
+    values = [*(c.value for c in method.compositions), *method.penalties]
+    values += [t.init.expression for t in method.tensors if t.init.expression is not None]
+    values += [arg for t in method.tensors for arg in t.init.args]
+    dims = [dim for tensor in method.tensors for dim in tensor.dims]
+    read: set[str] = set()
+    for node in postorder(*values):
+        if isinstance(node, Hyper):
+            read.add(node.name)
+        elif isinstance(node, DimValue):
+            dims.append(node.dim)
+        elif isinstance(node, Apply):
+            dims += node.type.dims
+            read |= {node.op} if node.is_hyper else set()
+    read |= {symbol for dim in dims for symbol in dim.symbols}
+    # An adapter hands its own hyper-parameters to its methods under any name.
+    own = {hyper.name for hyper in method.hypers}
+    return {
+        name: value for name, value in placed.case.args.items() if name in read or name not in own
+    }
