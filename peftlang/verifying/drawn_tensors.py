@@ -102,12 +102,15 @@ def method_tensors(placed: PlacedMethod, frozen: Values, *, initial: bool) -> Va
 
 
 def starting_value(placed: PlacedMethod, definition: TensorDef, interpret: Interpreter) -> Tensor:
-    """A tensor as it starts: drawn in float32, or computed from weights and earlier tensors."""
+    """A tensor as it starts: drawn in float32, or computed from weights and earlier tensors.
+
+    What no draw makes is as exact as float64: a constant, and that rows are orthonormal.
+    """
     init, shape = definition.init, placed.shape(definition.dims)
     if init.expression is not None:
         value = interpret(init.expression)
         if not isinstance(value, Tensor):
-            value = torch.full(shape, float(value))
+            value = torch.full(shape, float(value), dtype=torch.float64)
         spread: Tensor = value.expand(shape).clone() if value.dim() < len(shape) else value
         return spread
     assert init.name is not None
@@ -119,7 +122,18 @@ def starting_value(placed: PlacedMethod, definition: TensorDef, interpret: Inter
         args=tuple(interpret(expr) for expr in init.args),
     )
     made: Tensor = INITIALISERS[init.name].make(call)
-    return made
+    if init.name == "constant":
+        return torch.full(shape, float(call.args[0]), dtype=torch.float64)
+    return _orthonormal(made) if init.name == "orthogonal" else made
+
+
+def _orthonormal(value: Tensor) -> Tensor:
+    """A matrix that is orthonormal up to float32, made so up to float64."""
+    tall = value.shape[-2] >= value.shape[-1]
+    q, r = torch.linalg.qr(value.double() if tall else value.double().mT)
+    q = q * torch.diagonal(r, dim1=-2, dim2=-1).sgn().unsqueeze(-2)
+    found: Tensor = q if tall else q.mT
+    return found
 
 
 def _dtype(placed: PlacedMethod) -> torch.dtype:
