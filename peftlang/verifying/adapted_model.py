@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from peftlang import pipeline
 from peftlang.ir.expr import Scalar
+from peftlang.ir.sizes import site_sizes
 from peftlang.models import build, example_inputs, load_model
 from peftlang.runtime import control
 from peftlang.verifying.subject import Subject
@@ -105,8 +106,10 @@ class AdaptedModel:
     def _given(self) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(11)
         found: dict[str, Tensor] = {}
-        for use in self.view.plan.uses.values():
-            sizes = {k: int(v) for k, v in use.args.items() if isinstance(v, int)}
+        plan = self.view.plan
+        for placement in plan.placements:
+            use = plan.uses[placement.label]
+            sizes = site_sizes(use.method, use.args, plan.sites[placement.sites[0]])
             for entry in use.method.inputs:
                 shape = [self.rows, *(d.evaluate(sizes) for d in entry.dims)]
                 limit = entry.limit.evaluate(sizes) if entry.limit is not None else 2
@@ -128,10 +131,24 @@ class AdaptedModel:
 def _loaded(name: str) -> nn.Module:
     from peftlang.models import PRESETS
 
-    model = build(name) if name in PRESETS else load_model(name)
+    model = _varied_parameters(build(name)) if name in PRESETS else load_model(name)
     if getattr(model, "loss_type", "") is None:
         model.loss_type = None  # type: ignore[assignment]
     return model.eval()
+
+
+def _varied_parameters(model: nn.Module) -> nn.Module:
+    """A preset whose biases and gains differ from one another, as those of a trained model do.
+
+    What multiplies a bias has no gradient where all biases are zero.
+    """
+    generator = torch.Generator().manual_seed(13)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if bool((parameter == parameter.flatten()[0]).all()):
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.add_(0.1 * noise.to(parameter))
+    return model
 
 
 def varied(inputs: dict[str, Any], base: nn.Module) -> dict[str, Any]:

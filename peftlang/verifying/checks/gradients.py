@@ -2,7 +2,7 @@
 
 import torch
 
-from peftlang.ir.expr import Apply, Expr, Ref, children, names, postorder
+from peftlang.ir.expr import Apply, Expr, Ref, children, postorder
 from peftlang.ir.method import Method
 from peftlang.verifying.comparing import as_spec, differentiated
 from peftlang.verifying.one_site import one_site
@@ -49,30 +49,28 @@ class GradientsReach:
         return [name for name in self._dead if name not in self._alive]
 
 
-def learned_by_output(method: Method) -> set[str]:
+def learned_by_output(method: Method) -> frozenset[str]:
     """Names that the output depends on by a path that gradients take."""
+    return _learned(*(c.value for c in method.compositions))
+
+
+def handed_on(method: Method) -> frozenset[str]:
+    """Carried states by which gradients come back from later sites, at once or through others."""
+    carried = {carry.name for carry in method.carries}
+    learned = {c.target: _learned(c.value) & carried for c in method.compositions}
+    found = frozenset[str]().union(*(learned[name] for name in learned if name not in carried))
+    while True:
+        more = found.union(*(learned.get(name, frozenset()) for name in found))
+        if more == found:
+            return found
+        found = more
+
+
+def _learned(*values: Expr) -> frozenset[str]:
+    """Names that expressions depend on, except behind a `stop_gradient`."""
 
     def below(node: Expr) -> tuple[Expr, ...]:
         stopped = isinstance(node, Apply) and node.op == "stop_gradient"
         return () if stopped else children(node)
 
-    nodes = postorder(*(c.value for c in method.compositions), below=below)
-    return {node.name for node in nodes if isinstance(node, Ref)}
-
-
-def handed_on(method: Method) -> set[str]:
-    """Carried states that a later site's output depends on, at once or through other states."""
-    carried = {carry.name for carry in method.carries}
-    read = {c.target: names(c.value) & carried for c in method.compositions}
-    found: set[str] = set().union(*(read[target] for target in read if target not in carried))
-    while not found >= (more := found.union(*(read.get(name, set()) for name in found))):
-        found = more
-    return found
-
-
-def only_of_states(method: Method) -> set[str]:
-    """Names that carried states depend on, and no change of the site itself."""
-    carried = {carry.name for carry in method.carries}
-    values = {c.target: names(c.value) for c in method.compositions}
-    of_states = set().union(*(values[target] for target in values if target in carried))
-    return of_states.difference(*(values[target] for target in values if target not in carried))
+    return frozenset(n.name for n in postorder(*values, below=below) if isinstance(n, Ref))
