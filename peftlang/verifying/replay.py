@@ -17,7 +17,7 @@ from peftlang.verifying.references.python_reference import PythonReference
 from peftlang.verifying.search import Difference, UnfitSite, Violation
 from peftlang.verifying.site_case import PlacedMethod, SiteCase, place
 from peftlang.verifying.subject import Subject
-from peftlang.verifying.verify import GRADIENTS
+from peftlang.verifying.verify import COMPUTED, GRADIENTS
 
 
 def replay(
@@ -68,7 +68,7 @@ def replay(
 
 
 def _check_named(text: str, use: Use, subject: Subject, against: str | Path | None) -> Check:
-    if text == GRADIENTS:
+    if text in (GRADIENTS, COMPUTED):
         return _gradients_here
     for contract in fixed(use.method, use.args).contracts:
         if text in (contract.text, contract.property):

@@ -76,8 +76,16 @@ class Violation(Exception):
         return CounterExample(property_, self.case, self.difference, self.note)
 
 
+class Uncomputable(Violation):
+    """Raised where the spec's own expressions cannot be computed."""
+
+
 class UnfitSite(Exception):
     """Raised by a check at a site whose sizes the language or the reference refuses."""
+
+
+FAILURES = (RuntimeError, IndexError, ValueError, ArithmeticError)
+"""What torch raises where shapes or number types do not fit."""
 
 
 class _Stopped(BaseException):
@@ -111,6 +119,7 @@ def search(
     seed: int = 0,
     tick: Callable[[int], None] = lambda _: None,
     shrink: bool = True,
+    computable: bool = False,
 ) -> Search:
     """Try ``check`` at drawn sites until one violates it; shrink that one.
 
@@ -121,17 +130,23 @@ def search(
         seed: The same seed draws the same sites.
         tick: Told the number of sites tried so far.
         shrink: Whether a failing site is made smaller.
+        computable: Whether a site where the spec cannot be computed violates the check. One
+            search says so of a method; in others such sites are not tried, if there are others.
 
     Raises:
         PeftError: V812, no drawn site suits the method; whatever the check raises.
     """
     found = Search()
+    skipped: list[Uncomputable] = []
 
     def attempt(placed: PlacedMethod) -> None:
         try:
             error = check(placed)
         except Violation as violation:
             violation.case = placed.case
+            if isinstance(violation, Uncomputable) and not computable:
+                skipped.append(violation)
+                hypothesis.reject()
             found.violation = violation
             raise
         except UnfitSite:
@@ -166,6 +181,8 @@ def search(
     except _Stopped as stopped:
         raise stopped.error from None
     except Unsatisfiable:
+        if skipped:
+            return Search(1, violation=skipped[0])
         raise PeftError(
             "no small site suits this method: every size that was tried is refused",
             code="V812",
@@ -180,7 +197,7 @@ def of_the_spec(compute: Callable[[], Any]) -> Any:
     Raises:
         UnfitSite: the language refuses the site's sizes by a condition that no dimension of the
             spec states (S408): a butterfly's width, rows that outnumber columns.
-        Violation: they cannot be computed there.
+        Uncomputable: they cannot be computed there.
     """
     try:
         return compute()
@@ -188,6 +205,10 @@ def of_the_spec(compute: Callable[[], Any]) -> Any:
         if refused.code == "S408":
             raise UnfitSite(refused.message) from None
         raise
-    except (RuntimeError, IndexError, ValueError, ArithmeticError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise Violation(note=f"the spec cannot be computed here: {first}") from error
+    except FAILURES as error:
+        raise Uncomputable(note=f"the spec cannot be computed here: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text; torch's go on with advice about its own switches."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -8,19 +8,20 @@ from pathlib import Path
 from peftlang.ir.expr import Scalar
 from peftlang.ir.method import Contract, Use, fixed
 from peftlang.ir.proofs import prove
-from peftlang.verifying.adapted_model import AdaptedModel
 from peftlang.verifying.checks.against_reference import Observer, rows_against, wants_a_model
 from peftlang.verifying.checks.contracts import Check, check_of
 from peftlang.verifying.checks.gradients import GradientsReach
 from peftlang.verifying.checks.refuting import place_of, reason_of
-from peftlang.verifying.checks.whole_model_checks import adapted_models, nowhere, rows_on_a_model
+from peftlang.verifying.checks.whole_model_checks import nowhere, rows_of_models
 from peftlang.verifying.drawing import site_cases
 from peftlang.verifying.references.loading import load_reference
 from peftlang.verifying.report import How, Report, Row
-from peftlang.verifying.search import CounterExample, search
+from peftlang.verifying.search import CounterExample, Search, Uncomputable, search
 from peftlang.verifying.subject import Subject, roles_of
 
 GRADIENTS = "gradients reach every tensor"
+COMPUTED = "can be computed at every site"
+"""Said in place of `GRADIENTS` of a method that cannot be computed at some site."""
 
 
 def verify(
@@ -77,12 +78,11 @@ def verify(
     if reference is not None:
         rows += rows_against(subject, reference, examples, seed, observe)
         compared = wants_a_model(subject, reference)
-    models: list[AdaptedModel] = []
+    models: list[str] = []
     if whole or compared:
-        observe("a whole model", 0)
-        models = adapted_models(subject, [model] if isinstance(model, str) else model or ())
-        for adapted in models:
-            rows += rows_on_a_model(adapted, reference, generic=whole, observe=observe)
+        names = [model] if isinstance(model, str) else model or ()
+        found, models = rows_of_models(subject, names, reference, generic=whole, observe=observe)
+        rows += found
     if compared and not models:
         raise nowhere(subject)
     promised = any(use.method.contracts for use in subject.default.uses)
@@ -90,7 +90,7 @@ def verify(
         subject,
         tuple(rows),
         against=None if against is None else str(against),
-        models=tuple(adapted.name for adapted in models),
+        models=tuple(models),
         seconds=time.monotonic() - begun,
         generic_only=not promised and reference is None,
     )
@@ -107,8 +107,11 @@ class _Trial:
 
     def contract(self, use: Use, contract: Contract) -> Row:
         """A contract from its text, for every role, and by running."""
-        method = fixed(use.method, use.args)
-        ran = self._tried(use, contract.text or contract.property, check_of(contract, self.subject))
+        method, text = fixed(use.method, use.args), contract.text or contract.property
+        found = self._tried(use, text, check_of(contract, self.subject))
+        ran = Row.of_search(found, text, use.label)
+        if isinstance(found.violation, Uncomputable):
+            return ran
         proofs = {role: prove(contract, method, role) for role in roles_of(use)}
         wrong = [role for role, proof in proofs.items() if proof.verdict == "refuted"]
         if ran.holds and not wrong:
@@ -126,19 +129,21 @@ class _Trial:
     def gradients(self, use: Use) -> Row:
         """Whether every tensor has a gradient at some site."""
         check = GradientsReach()
-        row = self._tried(use, GRADIENTS, check)
+        found = self._tried(use, GRADIENTS, check, computable=True)
+        computed = not isinstance(found.violation, Uncomputable)
+        row = Row.of_search(found, GRADIENTS if computed else COMPUTED, use.label)
         if not row.holds or not check.dead or check.last is None:
             return row
         note = f"the gradient of `{check.dead[0]}` is zero at every site"
         failure = CounterExample(GRADIENTS, check.last.case, None, note)
         return replace(row, worst=0.0, reason=note, failure=failure)
 
-    def _tried(self, use: Use, text: str, check: Check) -> Row:
-        found = search(
+    def _tried(self, use: Use, text: str, check: Check, *, computable: bool = False) -> Search:
+        return search(
             site_cases(self.subject, use=use.label),
             check,
             examples=self.examples,
             seed=self.seed,
             tick=lambda n: self.observe(text, n),
+            computable=computable,
         )
-        return Row.of_search(found, text, use.label)

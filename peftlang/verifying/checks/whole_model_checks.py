@@ -14,36 +14,71 @@ from peftlang.runtime import control
 from peftlang.verifying.adapted_model import AdaptedModel, output_of
 from peftlang.verifying.checks.against_reference import Observer, wants_a_model
 from peftlang.verifying.checks.gradients import learned_by_output
-from peftlang.verifying.comparing import checked
+from peftlang.verifying.comparing import checked, unchanged
 from peftlang.verifying.references.python_reference import PythonReference
 from peftlang.verifying.references.reference import Reference
 from peftlang.verifying.references.whole_model_reference import equals_model, trains_alike
 from peftlang.verifying.report import Row
-from peftlang.verifying.search import CounterExample, Difference, Violation
+from peftlang.verifying.search import (
+    FAILURES,
+    CounterExample,
+    Difference,
+    Violation,
+    first_line,
+)
 from peftlang.verifying.subject import Subject
 
 PRESETS = ("tiny-llama", "tiny-bert", "tiny-t5", "tiny-vit")
 """From the cheapest on; the first that has the positions is taken."""
 
+COMPUTED = "can be computed"
+"""Said in place of all further checks of a model with which the adapter cannot be computed."""
+
 Check = Callable[[], float]
 """Returns its largest error, or raises `Violation`."""
 
 
-def adapted_models(subject: Subject, names: Sequence[str]) -> list[AdaptedModel]:
-    """The adapter on each model that is named, or else on the first preset that it fits.
+def rows_of_models(
+    subject: Subject,
+    names: Sequence[str],
+    reference: Reference | None = None,
+    *,
+    generic: bool = True,
+    observe: Observer = lambda _what, _count: None,
+) -> tuple[list[Row], list[str]]:
+    """Check the adapter on each model that is named, or else on the first preset that it fits.
+
+    Args:
+        subject: The spec.
+        names: Models.
+        reference: As for `rows_on_a_model`.
+        generic: As for `rows_on_a_model`.
+        observe: Told of progress.
+
+    Returns:
+        The rows, and the models on which it was checked; no preset may have its positions.
 
     Raises:
         PeftError: a model is named and the spec does not fit it.
     """
-    if names:
-        return [AdaptedModel(subject, name) for name in names]
-    for name in PRESETS:
+    rows: list[Row] = []
+    models: list[str] = []
+    for name in names or PRESETS:
+        observe(f"compiling for {name}", 0)
         try:
-            return [AdaptedModel(subject, name)]
+            adapted = AdaptedModel(subject, name)
         except PeftError as error:
-            if not error.code.startswith("S"):
+            if names or not error.code.startswith("S"):
                 raise
-    return []
+            continue
+        except FAILURES as error:
+            rows.append(_cannot_run(name, first_line(error)))
+        else:
+            rows += rows_on_a_model(adapted, reference, generic=generic, observe=observe)
+        models.append(name)
+        if not names:
+            break
+    return rows, models
 
 
 def nowhere(subject: Subject) -> PeftError:
@@ -78,7 +113,10 @@ def rows_on_a_model(
     rows = []
     for title, check in checks:
         observe(f"{title} ({adapted.name})", 0)
-        rows.append(_row(title, check, adapted.name))
+        try:
+            rows.append(_row(title, check, adapted.name))
+        except _Stopped as stopped:
+            return [*rows, stopped.row]
     return rows
 
 
@@ -91,6 +129,26 @@ def _row(title: str, check: Check, model: str) -> Row:
     except Violation as violation:
         failure = CounterExample(title, None, violation.difference, violation.note, model)
         return Row(full, "", "run", 1, reason=str(violation), failure=failure)
+    except PeftError as refused:
+        if refused.code.startswith("V"):
+            raise
+        raise _Stopped(_cannot_run(model, f"{refused.code}, {refused.message}")) from None
+    except FAILURES as error:
+        raise _Stopped(_cannot_run(model, first_line(error))) from None
+
+
+def _cannot_run(model: str, why: str) -> Row:
+    """The row that says so of a model on which the adapter cannot be computed."""
+    failure = CounterExample(COMPUTED, None, note=why, model=model)
+    return Row(f"{COMPUTED} ({model})", "", "run", 1, reason=why, failure=failure)
+
+
+class _Stopped(Exception):
+    """No other check of the model will say more."""
+
+    def __init__(self, row: Row) -> None:
+        super().__init__()
+        self.row = row
 
 
 def check_again(adapted: AdaptedModel, title: str, reference: Reference | None) -> Difference | str:
@@ -99,6 +157,8 @@ def check_again(adapted: AdaptedModel, title: str, reference: Reference | None) 
         if row.property == f"{title} ({adapted.name})":
             failure = row.failure
             return "it holds" if failure is None else failure.difference or failure.note
+    if title == COMPUTED:
+        return "it holds"
     raise ValueError(f"no check is called {title!r}")
 
 
@@ -166,6 +226,9 @@ class _Checks:
         self._model.zero_grad()
         self._adapted.run().float().pow(2).mean().backward()
         tensors = self._adapted.view.parameters()
+        for name, tensor in tensors.items():
+            if tensor.grad is not None and not bool(torch.isfinite(tensor.grad).all()):
+                raise Violation(note=f"the gradient of `{name}` is not finite")
         dead = {name for name, tensor in tensors.items() if not _reached(tensor)}
         elsewhere = {name for name in dead if self._only_of_the_penalty(name)}
         if elsewhere:
@@ -229,7 +292,7 @@ class _Checks:
             loaded = pipeline.load(base, where, example_inputs=self._adapted.inputs)
         theirs = control.adapters(loaded)["default"].tensors()
         for name, tensor in self._adapted.view.tensors().items():
-            if not torch.equal(theirs[name], tensor):
+            if not unchanged(theirs[name], tensor):
                 raise Violation(note=f"`{name}` is not what was saved")
         return 0.0
 
