@@ -112,6 +112,7 @@ class Report:
             "against": self.against,
             "models": list(self.models),
             "seconds": round(self.seconds, 3),
+            "generic_only": self.generic_only,
             "properties": [self._row_facts(row) for row in self.rows],
         }
 

@@ -1,7 +1,7 @@
 """A report's failures at length, for the eye."""
 
 from peftlang.diagnostics import Diagnostic, render
-from peftlang.ir.expr import Apply, DimValue, Hyper, Scalar, names, postorder
+from peftlang.ir.expr import DimValue, names, postorder
 from peftlang.ir.positions import POSITIONS
 from peftlang.verifying.report import Report, Row
 from peftlang.verifying.search import CounterExample
@@ -13,10 +13,8 @@ def written(row: Row, report: Report) -> str:
     several = len({other.use for other in report.rows if other.use}) > 1
     whose = f" for {row.use}" if row.use and several else ""
     said = f"`{row.property}` does not hold{whose}"
-    if row.reason and row.reason != row.wrong:
+    if row.reason and (row.failure is None or row.reason != row.wrong):
         said = f"`{row.property}` is refuted{whose}, because {row.reason}"
-    elif row.reason:
-        said = f"{said}: {row.reason}"
     source, span = (row.place.source, row.place.span) if row.place else (None, None)
     text = render([Diagnostic("V813", said, source, span)])
     if row.failure is None:
@@ -32,7 +30,7 @@ def _where(failure: CounterExample, report: Report) -> list[str]:
         return [f"  on the model {failure.model}"]
     case = failure.case
     placed = place(report.subject, case)
-    sizes = {**sizes_that_matter(placed), **arguments_that_matter(placed)}
+    sizes = {**sizes_that_matter(placed), **case.args}
     shown = ", ".join(f"{name} = {value}" for name, value in sizes.items())
     more = [f"{case.dtype}", f"seed {case.seed}", *_conditions(case, placed)]
     return [
@@ -66,28 +64,4 @@ def sizes_that_matter(placed: PlacedMethod) -> dict[str, int]:
         name: size
         for name, size in placed.case.sizes.items()
         if name in named or (name in ("batch", "tokens") and size > 1)
-    }
-
-
-def arguments_that_matter(placed: PlacedMethod) -> dict[str, Scalar]:
-    """The spec's hyper-parameters that the method at the site depends on."""
-    method = placed.use.method
-    values = [*(c.value for c in method.compositions), *method.penalties]
-    values += [t.init.expression for t in method.tensors if t.init.expression is not None]
-    values += [arg for t in method.tensors for arg in t.init.args]
-    dims = [dim for tensor in method.tensors for dim in tensor.dims]
-    read: set[str] = set()
-    for node in postorder(*values):
-        if isinstance(node, Hyper):
-            read.add(node.name)
-        elif isinstance(node, DimValue):
-            dims.append(node.dim)
-        elif isinstance(node, Apply):
-            dims += node.type.dims
-            read |= {node.op} if node.is_hyper else set()
-    read |= {symbol for dim in dims for symbol in dim.symbols}
-    # An adapter hands its own hyper-parameters to its methods under any name.
-    own = {hyper.name for hyper in method.hypers}
-    return {
-        name: value for name, value in placed.case.args.items() if name in read or name not in own
     }

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,7 @@ TWICE = """method twice(r: int = 2) {
 """
 
 
+@cache
 def broken(name: str) -> tuple[Report, Row]:
     ensure, body, composition, position = WRONG[name]
     text = method(ensure, body, composition, position)
@@ -67,6 +69,42 @@ def test_a_broken_promise_is_found(name: str) -> None:
     with pytest.raises(PeftError) as caught:
         report.check()
     assert caught.value.code == "V813"
+
+
+REASONS = {
+    "identity": (
+        "`h` is not left as it is by the tensors as they start",
+        "composition h = h + B @ (A @ x) + g",
+    ),
+    "zero": ("`h` starts at 0 everywhere", "composition h = g * h"),
+    "merge": ("`relu` is not linear", "relu(A @ x)"),
+    "core": ("the attention product has no weights to take the change", "mergeable"),
+    "count": ("the shapes sum to d_h * r + d_x * r", "trainable == r * d_x"),
+    "local": ("`k` is read by every token", "k"),
+    "causal": ("`pool` reads the tokens that come later", "pool(h, causal = false)"),
+}
+"""Why a promise is broken, where the text says so, and what of the text that is."""
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_broken_promise_has_a_reason_with_a_place(name: str) -> None:
+    report, row = broken(name)
+    assert row.place is not None
+    text = row.place.facts()["text"]
+    first = written(row, report).splitlines()[0]
+    if name in REASONS:
+        assert (row.reason, text) == REASONS[name]
+        assert first == f"error[V813]: `{row.property}` is refuted, because {row.reason}"
+    else:
+        assert (row.reason, text) == ("", row.property)
+        assert first == f"error[V813]: `{row.property}` does not hold"
+
+
+@pytest.mark.parametrize("clause", ["composition h = h + relu(h)", "insertion sequential"])
+def test_a_clause_from_elsewhere_has_no_place_in_the_spec(clause: str) -> None:
+    text = method("mergeable", "", "h = h + B @ relu(A @ x)")
+    row = verify(text, examples=3, whole=False, overrides=(clause,)).rows[0]
+    assert (row.reason, row.place) == ("`relu` is not linear", None)
 
 
 def test_a_counter_example_is_the_smallest_and_its_script_shows_it(tmp_path: Path) -> None:
