@@ -1,6 +1,7 @@
 """The tensors of a site, and of a method as it starts there; each is drawn by its own name."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -102,29 +103,38 @@ def method_tensors(placed: PlacedMethod, frozen: Values, *, initial: bool) -> Va
 
 
 def starting_value(placed: PlacedMethod, definition: TensorDef, interpret: Interpreter) -> Tensor:
-    """A tensor as it starts: drawn in float32, or computed from weights and earlier tensors.
+    """A tensor as it starts: drawn, or computed from weights and earlier tensors."""
+    if definition.init.expression is None:
+        return draws(placed, definition, interpret)(placed.case.seed)
+    shape = placed.shape(definition.dims)
+    value = interpret(definition.init.expression)
+    if not isinstance(value, Tensor):
+        value = torch.full(shape, float(value), dtype=torch.float64)
+    spread: Tensor = value.expand(shape).clone() if value.dim() < len(shape) else value
+    return spread
+
+
+def draws(
+    placed: PlacedMethod, definition: TensorDef, interpret: Interpreter
+) -> Callable[[int], Tensor]:
+    """What an initialiser makes of a tensor, for each seed, in float32.
 
     What no draw makes is as exact as float64: a constant, and that rows are orthonormal.
     """
     init, shape = definition.init, placed.shape(definition.dims)
-    if init.expression is not None:
-        value = interpret(init.expression)
-        if not isinstance(value, Tensor):
-            value = torch.full(shape, float(value), dtype=torch.float64)
-        spread: Tensor = value.expand(shape).clone() if value.dim() < len(shape) else value
-        return spread
     assert init.name is not None
-    call = InitCall(
-        t=torch,
-        shape=shape,
-        generator=generator_of(placed, definition.name),
-        keywords={key: interpret(expr) for key, expr in init.keywords},
-        args=tuple(interpret(expr) for expr in init.args),
-    )
-    made: Tensor = INITIALISERS[init.name].make(call)
-    if init.name == "constant":
-        return torch.full(shape, float(call.args[0]), dtype=torch.float64)
-    return _orthonormal(made) if init.name == "orthogonal" else made
+    make = INITIALISERS[init.name].make
+    keywords = {key: interpret(expr) for key, expr in init.keywords}
+    args = tuple(interpret(expr) for expr in init.args)
+
+    def drawn(seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(tensor_seed(seed, definition.name))
+        made: Tensor = make(InitCall(torch, shape, generator, keywords, args))
+        if init.name == "constant":
+            return torch.full(shape, float(args[0]), dtype=torch.float64)
+        return _orthonormal(made) if init.name == "orthogonal" else made
+
+    return drawn
 
 
 def _orthonormal(value: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from peftlang.ir.interpret import Interpreter
 from peftlang.ir.method import Adapter, CarryDef, TensorDef
 from peftlang.ir.types import Level, Type
 from peftlang.verifying.comparing import checked
-from peftlang.verifying.drawn_tensors import starting_value
+from peftlang.verifying.drawn_tensors import draws, method_tensors, weights
 from peftlang.verifying.one_site import OneSite, one_site
 from peftlang.verifying.references.python_reference import Claim, PythonReference
 from peftlang.verifying.search import Violation, of_the_spec
@@ -174,16 +174,14 @@ def _of_one_element(claim: Distribution) -> Distribution:
 def _draws(placed: PlacedMethod, name: str, count: int) -> Iterator[Tensor]:
     """The tensor as it starts, for one seed after another, until there are enough elements."""
     definition = next(d for d in placed.method.tensors if d.name == name)
-    alone = definition.init.expression is None
-    for seed in range(-(-DRAWS // max(count, 1))):
+    seeds = range(-(-DRAWS // max(count, 1)))
+    if definition.init.expression is None:
+        evaluate = Interpreter(torch, placed.sizes, dict[str, Tensor]().__getitem__)
+        yield from map(draws(placed, definition, evaluate), seeds)
+        return
+    for seed in seeds:
         again = replace(placed, case=replace(placed.case, seed=seed))
-        if alone:
-            values: dict[str, Tensor] = {}
-            yield starting_value(
-                again, definition, Interpreter(torch, again.sizes, values.__getitem__)
-            )
-        else:
-            yield one_site(again, initial=True).tensors[name].detach()
+        yield method_tensors(again, weights(again), initial=True)[name].detach()
 
 
 def _check_carried(placed: PlacedMethod, carry: CarryDef, claim: Claim) -> None:

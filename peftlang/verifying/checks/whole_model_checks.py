@@ -173,7 +173,10 @@ def _comparisons(adapted: AdaptedModel, reference: Reference) -> list[tuple[str,
 
 
 class _Checks:
-    """What every adapter should keep, each as a function of the model as it was left before."""
+    """What every adapter should keep, each as a function of the model as it was left before.
+
+    Every call of the adapted model is one with gradients: it is compiled anew for calls without.
+    """
 
     def __init__(self, adapted: AdaptedModel) -> None:
         self._adapted = adapted
@@ -208,10 +211,9 @@ class _Checks:
         return [("merged equals unmerged", self._merged)]
 
     def _starts_at_the_base(self) -> float:
-        with torch.no_grad():
-            base = copy.deepcopy(self._adapted.base).requires_grad_(False)
-            wanted = output_of(base(**self._adapted.inputs))
-            return _equal(self._adapted.run(), wanted, 0.0)
+        base = copy.deepcopy(self._adapted.base).requires_grad_(False)
+        wanted = output_of(base(**self._adapted.inputs))
+        return _equal(self._adapted.run(), wanted, 0.0)
 
     def _count(self) -> float:
         plan = self._adapted.view.plan
@@ -310,21 +312,20 @@ class _Checks:
             after = output_of(adapted.base(**other))
             if before.shape != after.shape or not torch.equal(before[:, :-1], after[:, :-1]):
                 raise _Untried("not tried: in this model every token reads the others")
-            before, after = adapted.run(), adapted.run(other)
+        before, after = adapted.run(), adapted.run(other)
         what = "h at earlier tokens (the last one moved)"
         return checked(what, after[:, :-1], before[:, :-1], "float32")
 
     def _merged(self) -> float:
-        with torch.no_grad():
-            expected = self._adapted.run()
-            try:
-                merged = merging.merge(self._model, example_inputs=self._adapted.inputs)
-            except merging.NotMergeable as refused:
-                reasons = {site.reason for site in refused.sites}
-                if all("has no bias" in reason for reason in reasons):
-                    raise _Untried(f"not tried on this model: {min(reasons)}") from None
-                raise Violation(note=refused.message) from None
-            return _equal(output_of(merged(**self._adapted.inputs)), expected, 1e-4)
+        expected = self._adapted.run()
+        try:
+            merged = merging.merge(self._model, example_inputs=self._adapted.inputs)
+        except merging.NotMergeable as refused:
+            reasons = {site.reason for site in refused.sites}
+            if all("has no bias" in reason for reason in reasons):
+                raise _Untried(f"not tried on this model: {min(reasons)}") from None
+            raise Violation(note=refused.message) from None
+        return _equal(output_of(merged(**self._adapted.inputs)), expected, 1e-4)
 
 
 def _reached(parameter: torch.Tensor) -> bool:
@@ -337,6 +338,7 @@ class _Untried(Exception):
 
 
 def _equal(got: torch.Tensor, wanted: torch.Tensor, tolerance: float) -> float:
+    got, wanted = got.detach(), wanted.detach()
     error = float((got - wanted).abs().max() / wanted.abs().max().clamp_min(1e-12))
     if not error <= tolerance:
         raise Violation(note=f"outputs differ by {error:.3g}, relative to the largest")
