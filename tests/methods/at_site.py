@@ -10,8 +10,19 @@ from peftlang.verifying.one_site import OneSite, one_site
 from peftlang.verifying.site_case import SiteCase, place
 from peftlang.verifying.subject import Subject
 
-SIZES = {"d_x": 12, "d_h": 12, "heads": 4, "kv_heads": 2, "d_head": 3, "layers": 2, "layer": 1,
-         "vocab": 20, "batch": 2, "tokens": 3, "keys": 3}  # fmt: skip
+SIZES = {
+    "d_x": 12,
+    "d_h": 12,
+    "heads": 4,
+    "kv_heads": 2,
+    "d_head": 3,
+    "layers": 2,
+    "layer": 1,
+    "vocab": 20,
+    "batch": 2,
+    "tokens": 3,
+    "keys": 3,
+}
 
 
 def at(

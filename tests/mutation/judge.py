@@ -30,8 +30,19 @@ INTEGERS = (4, 3, 5, 7, 10, 2)
 """Values of integer hyper-parameters: small, and as different from each other, and from the sizes
 below, as divisions allow."""
 
-_SIZES = {"heads": 12, "kv_heads": 6, "d_head": 8, "layers": 9, "layer": 6, "vocab": 13,
-          "batch": 2, "tokens": 11, "keys": 11, "d_x": 16, "d_h": 24}  # fmt: skip
+_SIZES = {
+    "heads": 12,
+    "kv_heads": 6,
+    "d_head": 8,
+    "layers": 9,
+    "layer": 6,
+    "vocab": 13,
+    "batch": 2,
+    "tokens": 11,
+    "keys": 11,
+    "d_x": 16,
+    "d_h": 24,
+}
 """Sizes of a site; all that can differ do, so that no mistake of sizes goes unseen."""
 _OTHER = {"prompt": {"d_x": 16, "d_h": 16}, "cross_attn.core": {"keys": 14}}
 
@@ -115,9 +126,10 @@ def _cases(subject: Subject, args: Mapping[str, Scalar], *, training: bool) -> I
                 causal = order_matters(use.method, role)
                 both = causal and role != "attn.core"
                 modes = itertools.product(
-                    (causal, False)[: 1 + both], (False, True)[: 1 + training],
+                    (causal, False)[: 1 + both],
+                    (False, True)[: 1 + training],
                     ({}, {"layer": 0})[: 1 + asks(use.method, "layer")],
-                )  # fmt: skip
+                )
                 for way, on, where in modes:
                     yield SiteCase(
                         role=role,

@@ -154,7 +154,8 @@ def test_what_the_equations_make_nothing_is_not_held_to_rounding() -> None:
     adapter = Subject("perft").build({"M": 4, "k": 1, "r": 1})
     sizes = dict.fromkeys(("heads", "kv_heads", "d_head", "batch", "layers"), 1)
     sizes |= {"d_x": 4, "d_h": 4, "vocab": 4, "tokens": 3, "keys": 3, "layer": 0}
-    case = SiteCase("ffn", adapter.uses[0].label, sizes, {"M": 4, "k": 1, "r": 1},
-                          dtype="float32", seed=1)  # fmt: skip
+    case = SiteCase(
+        "ffn", adapter.uses[0].label, sizes, {"M": 4, "k": 1, "r": 1}, dtype="float32", seed=1
+    )
     reference = load_reference(Path(__file__).parents[1] / "references" / "perft.py")
     assert difference(place(Subject("perft"), case), reference) < 2e-5
