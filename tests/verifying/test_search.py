@@ -43,6 +43,8 @@ def test_what_cannot_be_computed_at_some_sites_is_one_row_and_not_the_end(
     assert row.failure.case is not None
     assert row.failure.case.sizes["d_x"] == 1
     assert all(other.holds for other in found.values()), "where it can be computed"
+    alone = compare("lora", load_reference("lora"), examples=5).failure
+    assert str(alone) == row.wrong
     again = replay("lora", row.property, **row.failure.case.facts())
     assert str(again) == row.failure.note
 

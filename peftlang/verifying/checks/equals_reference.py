@@ -54,6 +54,7 @@ def compare(
     seed: int = 0,
     use: str | None = None,
     tick: Callable[[int], None] = lambda _: None,
+    computable: bool = True,
 ) -> Comparison:
     """Hold a spec to a reference at many small sites.
 
@@ -68,6 +69,7 @@ def compare(
         seed: The same seed tries the same sites.
         use: Label of the only use to compare; None for all.
         tick: Told the number of sites compared so far.
+        computable: Whether a site where the spec cannot be computed is one where they differ.
 
     Raises:
         PeftError: the spec is wrong; V8xx, the reference cannot be run or gives no usable answer.
@@ -75,7 +77,12 @@ def compare(
     subject = spec if isinstance(spec, Subject) else Subject(spec)
     sites = site_cases(subject, use=use, training=reference.training)
     found = search(
-        sites, lambda placed: difference(placed, reference), examples=examples, seed=seed, tick=tick
+        sites,
+        lambda placed: difference(placed, reference),
+        examples=examples,
+        seed=seed,
+        tick=tick,
+        computable=computable,
     )
     failure = None
     if found.violation is not None:
