@@ -141,12 +141,14 @@ def _progress(examples: int) -> Iterator["_Progress"]:
     drawn = Progress(*columns, console=error_console(), transient=True)
     observe = _Progress(drawn, examples)
     timer = Timer(PATIENCE, drawn.start)
-    timer.start()
+    if drawn.console.is_terminal:
+        timer.start()
     try:
         yield observe
     finally:
         timer.cancel()
-        timer.join()
+        if timer.ident is not None:
+            timer.join()
         if drawn.live.is_started:
             drawn.stop()
 

@@ -163,16 +163,19 @@ def test_what_fails_is_never_said_to_be_proved(how: str, *, holds: bool, decided
     assert (cells[1], cells[4]) == (decided, "holds" if holds else "FAILS")
 
 
-@pytest.mark.parametrize(("patience", "shown"), [(0.0, True), (60.0, False)])
+@pytest.mark.parametrize(
+    ("patience", "terminal", "shown"), [(0.0, True, True), (60.0, True, False), (0.0, False, False)]
+)
 def test_what_takes_long_shows_what_it_does(
-    patience: float, *, shown: bool, monkeypatch: pytest.MonkeyPatch
+    patience: float, *, terminal: bool, shown: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = StringIO()
     monkeypatch.setattr(verify, "PATIENCE", patience)
     monkeypatch.setattr(
-        verify, "error_console", lambda: Console(file=seen, force_terminal=True, width=80)
+        verify, "error_console", lambda: Console(file=seen, force_terminal=terminal, width=80)
     )
     with verify._progress(40) as observe:
         observe("mergeable", 7)
         time.sleep(0.3)
     assert ("mergeable" in seen.getvalue() and "7/40" in seen.getvalue()) is shown
+    assert shown or not seen.getvalue()
