@@ -18,7 +18,6 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 from peftlang.lower import Spec, load
-from peftlang.lower.units import Unit
 
 PACKAGES = ("torch", "transformers", "hypothesis", "peft", "numpy", "pydantic", "lark")
 """What a verdict may depend on besides peftlang and Python."""
@@ -93,14 +92,14 @@ def _age(path: Path) -> float:
 
 def _texts(spec: Spec) -> list[tuple[str, str]]:
     """The text of a spec and of all that it imports, each with the name that messages show."""
-    found: dict[int, Unit] = {}
+    found: dict[int, tuple[str, str]] = {}
     waiting = [spec.unit]
     while waiting:
         unit = waiting.pop()
         if id(unit) not in found:
-            found[id(unit)] = unit
+            found[id(unit)] = (unit.source.name, unit.source.text)
             waiting += [definition.unit for definition in unit.names.values()]
-    return sorted((unit.source.name, unit.source.text) for unit in found.values())
+    return sorted(found.values())
 
 
 def _own_code() -> str:

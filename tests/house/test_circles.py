@@ -1,76 +1,57 @@
-"""Inside a layer: modules import each other in one direction, for type checkers too."""
+"""No module imports, by whatever way, a module that imports it."""
 
 import ast
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-from tests.house.test_layers import ROOT, imported, sources
-
-FREE = ("verifying",)
-"""Layers in which no modules import each other in a circle."""
-
-ORDER = {"verifying": ("references", "checks")}
-"""Folders of a layer, from the one that imports no other of them."""
+ROOT = Path(__file__).resolve().parents[2]
 
 
-def name_of(path: Path) -> str:
+def module(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports_of(text: str, known: Iterable[str]) -> set[str]:
-    """Modules that a module imports, `if TYPE_CHECKING` and inside functions included."""
-    tree = ast.parse(text)
-    found = {name for _, name in imported(tree)}
+def imported(tree: ast.AST, known: set[str]) -> Iterator[str]:
+    """What a module imports: late, and under TYPE_CHECKING, too."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found & set(known)
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            # A name of a package is a module of it, or stands in its __init__.
+            yield from names & known or {node.module}
 
 
-def circle(graph: Mapping[str, set[str]]) -> set[str]:
-    """Modules that are part of a circle, or only reach ones that are."""
-    left = dict(graph)
-    while True:
-        ends = {name for name, below in left.items() if not below & left.keys()}
-        if not ends:
-            return set(left)
-        left = {name: below for name, below in left.items() if name not in ends}
+def circle(files: dict[str, str]) -> list[str]:
+    """Modules that import each other in a circle; empty where none do."""
+    graph = {name: set(imported(ast.parse(text), set(files))) for name, text in files.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
 
 
-def graph_of(layer: str) -> dict[str, set[str]]:
-    texts = {name_of(p): p.read_text("utf-8") for p in sources()}
-    own = {
-        name: text for name, text in texts.items() if f"{name}.".startswith(f"peftlang.{layer}.")
-    }
-    return {name: imports_of(text, own) for name, text in own.items()}
+@pytest.mark.parametrize("package", ["verifying"])
+def test_no_imports_go_in_a_circle(package: str) -> None:
+    paths = (ROOT / "peftlang" / package).rglob("*.py")
+    assert circle({module(path): path.read_text("utf-8") for path in paths}) == []
 
 
-@pytest.mark.parametrize("layer", FREE)
-def test_no_modules_import_each_other_in_a_circle(layer: str) -> None:
-    assert circle(graph_of(layer)) == set()
-
-
-@pytest.mark.parametrize("layer", ORDER)
-def test_folders_of_a_layer_keep_their_order(layer: str) -> None:
-    for later, folder in enumerate(ORDER[layer]):
-        inside = f"peftlang.{layer}.{folder}."
-        above = tuple(f"peftlang.{layer}.{other}." for other in ORDER[layer][later + 1 :])
-        for name, below in graph_of(layer).items():
-            if name.startswith(inside):
-                assert not [one for one in below if one.startswith(above)], name
-
-
-def test_a_circle_is_seen() -> None:
-    known = ("a.b", "a.c", "a.d")
-    for text in (
-        "from a import c",
-        "import a.c",
-        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from a.c import X",
-        "def late():\n    from a.c import x",
-    ):
-        assert imports_of(text, known) == {"a.c"}
-    assert circle({"a.b": {"a.c"}, "a.c": {"a.b"}, "a.d": {"a.b"}}) == {"a.b", "a.c", "a.d"}
-    assert circle({"a.b": {"a.c"}, "a.c": {"a.d"}, "a.d": set()}) == set()
+@pytest.mark.parametrize(
+    "late",
+    [
+        "import p.a",
+        "from p import a",
+        "def f():\n    from p.a import x",
+        "if TYPE_CHECKING:\n    from p.a import x",
+    ],
+)
+def test_a_circle_is_seen(late: str) -> None:
+    files = {"p": "", "p.a": "from p.b import y", "p.b": "from p.c import z", "p.c": late}
+    assert set(circle(files)) == {"p.a", "p.b", "p.c"}
+    assert circle({**files, "p.c": "from p import elsewhere"}) == []
