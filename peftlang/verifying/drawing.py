@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from peftlang.diagnostics import PeftError
 from peftlang.ir.dims import Dim, Indivisible, Quotient, UnboundDim
-from peftlang.ir.expr import Apply, postorder
+from peftlang.ir.expr import Apply, Expr, postorder
 from peftlang.ir.method import Method, Use, fixed
 from peftlang.ir.positions import NORM, POSITIONS, SITE_DIMS
 from peftlang.ir.reach import asks
@@ -150,22 +150,24 @@ def _quotients(dim: Dim) -> list[Quotient]:
     return direct + [inner for q in direct for inner in _quotients(q.numerator)]
 
 
+def _expressions(method: Method) -> list[Expr]:
+    """Every node of a composition or a start."""
+    starts = [t.init.expression for t in method.tensors if t.init.expression is not None]
+    return list(postorder(*(c.value for c in method.compositions), *starts))
+
+
 def _dims(method: Method) -> list[Dim]:
     """Every dimension that a tensor, a composition or a start has."""
     found = [dim for tensor in method.tensors for dim in tensor.dims]
-    roots = [c.value for c in method.compositions]
-    roots += [t.init.expression for t in method.tensors if t.init.expression is not None]
-    nodes = postorder(*roots)
-    return found + [dim for n in nodes if isinstance(n, Apply) for dim in n.type.dims]
+    return found + [d for n in _expressions(method) if isinstance(n, Apply) for d in n.type.dims]
 
 
 def _fits(found: PlacedMethod) -> bool:
-    sizes = found.sizes
+    """Whether every dimension divides, and nothing wants more entries than there are."""
+    method, sizes = found.method, found.sizes
     try:
-        fit = all(dim.evaluate(sizes) >= 1 for dim in _dims(found.method))
+        if any(dim.evaluate(sizes) < 1 for dim in _dims(method)):
+            return False
     except Indivisible:
         return False
-    if not found.method.taps:
-        return fit
-    nodes = postorder(*(c.value for c in found.method.compositions))
-    return fit and not any(too_many(node, sizes) for node in nodes if isinstance(node, Apply))
+    return not any(too_many(n, sizes) for n in _expressions(method) if isinstance(n, Apply))
