@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from peftlang.runtime.store import tensor_seed
+from peftlang.verifying.drawn_tensors import generator_of, seed_of
 from peftlang.verifying.method_at_site import Values
 from peftlang.verifying.one_site import OneSite, Outcome
 from peftlang.verifying.search import Difference, Violation
@@ -58,7 +58,7 @@ def differentiated(site: OneSite, run: SiteFunction, also: Collection[str] = ())
         run: The function.
         also: Carried states, which are differentiated besides the output where it gives them.
     """
-    torch.manual_seed(tensor_seed(site.placed.case.seed, "random"))
+    torch.manual_seed(seed_of(site.placed, "random"))
     own = {n: t.detach().clone().requires_grad_(t.requires_grad) for n, t in site.tensors.items()}
     leaves = {n: t.detach().clone().requires_grad_() for n, t in site.leaves.items()}
     outcome = run(own, site.values(leaves))
@@ -79,8 +79,7 @@ def differentiated(site: OneSite, run: SiteFunction, also: Collection[str] = ())
 
 
 def _projected(value: Tensor, site: OneSite, name: str) -> Tensor:
-    seed = tensor_seed(site.placed.case.seed, f"cotangent of {name}")
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_of(site.placed, f"cotangent of {name}")
     drawn = torch.randn(value.shape, generator=generator, dtype=torch.float64)
     return (value * drawn.to(value.dtype)).sum()
 

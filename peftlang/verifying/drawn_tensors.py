@@ -23,9 +23,14 @@ from peftlang.verifying.site_case import (
 _WEIGHTS = frozenset({"W", "b"})
 
 
+def seed_of(placed: PlacedMethod, name: str) -> int:
+    """The seed of what has this name: it follows from the name and the case's seed."""
+    return tensor_seed(placed.case.seed, name)
+
+
 def generator_of(placed: PlacedMethod, name: str) -> torch.Generator:
-    """A generator for one tensor, seeded by the case's seed and the tensor's name."""
-    return torch.Generator().manual_seed(tensor_seed(placed.case.seed, name))
+    """A generator for one tensor."""
+    return torch.Generator().manual_seed(seed_of(placed, name))
 
 
 def hidden_states(placed: PlacedMethod) -> Values:

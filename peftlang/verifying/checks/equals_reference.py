@@ -8,7 +8,6 @@ import torch
 from hypothesis import strategies as st
 
 from peftlang.diagnostics import PeftError
-from peftlang.runtime.store import tensor_seed
 from peftlang.verifying.comparing import (
     Differentiated,
     as_spec,
@@ -18,6 +17,7 @@ from peftlang.verifying.comparing import (
     unchanged,
 )
 from peftlang.verifying.drawing import site_cases
+from peftlang.verifying.drawn_tensors import seed_of
 from peftlang.verifying.method_at_site import Values
 from peftlang.verifying.one_site import OneSite, Outcome, one_site
 from peftlang.verifying.references.reference import Reference
@@ -163,7 +163,7 @@ def _called_twice(reference: Reference, site: OneSite, own: Values, values: Valu
 def _once(reference: Reference, site: OneSite, own: Values, values: Values, seed: str) -> Outcome:
     # Two groups: a tensor of the method may be called like a value of the site.
     given = [{name: value.clone() for name, value in group.items()} for group in (own, values)]
-    torch.manual_seed(tensor_seed(site.placed.case.seed, seed))
+    torch.manual_seed(seed_of(site.placed, seed))
     outcome = reference(site, *given)
     for group, copies in zip((own, values), given, strict=True):
         for name, value in group.items():
