@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Any
 
 from peftlang.ir.dims import Dim
-from peftlang.ir.expr import Scalar, names
+from peftlang.ir.expr import DimValue, Scalar, names, postorder
 from peftlang.ir.method import Adapter, Method, Use, fixed
 from peftlang.ir.plan import Site
 from peftlang.ir.positions import CORE, EMBED, NORM, POSITIONS, PROJECTION, SITE_DIMS
@@ -46,11 +46,6 @@ class SiteCase:
     def facts(self) -> dict[str, Any]:
         """As plain values, for JSON and for scripts."""
         return asdict(self)
-
-    def __str__(self) -> str:
-        sizes = ", ".join(f"{key} = {value}" for key, value in self.sizes.items())
-        args = ", ".join(f"{key} = {value}" for key, value in self.args.items())
-        return f"{self.use}({args}) at {self.role}, {sizes}, {self.dtype}, seed {self.seed}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +88,26 @@ class PlacedMethod:
         own = self.case.sizes
         found = site_sizes(self.method, self.use.args, self.site)
         return {"keys": own["keys"], "tokens": own["tokens"], **tapped_sizes(self.method), **found}
+
+    @property
+    def sizes_that_matter(self) -> dict[str, int]:
+        """The site's sizes that tensors and expressions name, and more than one row or token."""
+        method, scope = self.method, POSITIONS[self.case.role]
+        values = [*(c.value for c in method.compositions), *method.penalties]
+        read = names(*values) | set(method.targets)
+        dims = [dim for name in read & scope.keys() for dim in scope[name].dims]
+        dims += [dim for own in declared(method).values() for dim in own]
+        dims += [node.dim for node in postorder(*values) if isinstance(node, DimValue)]
+        named = {symbol for dim in dims for symbol in dim.symbols}
+        sizes = self.case.sizes.items()
+        several = {name for name, size in sizes if size > 1} & {"batch", "tokens"}
+        return {name: size for name, size in sizes if name in named | several}
+
+    def __str__(self) -> str:
+        case = self.case
+        args = ", ".join(f"{name} = {value}" for name, value in case.args.items())
+        sizes = ", ".join(f"{name} = {size}" for name, size in self.sizes_that_matter.items())
+        return f"{case.use}({args}) at {case.role} with {sizes} ({case.dtype}, seed {case.seed})"
 
     def shape(self, dims: tuple[Dim, ...]) -> tuple[int, ...]:
         sizes = self.sizes

@@ -1,11 +1,10 @@
 """A report's failures at length, for the eye."""
 
 from peftlang.diagnostics import Diagnostic, render
-from peftlang.ir.expr import DimValue, names, postorder
 from peftlang.ir.positions import POSITIONS
 from peftlang.verifying.report import Report, Row
 from peftlang.verifying.search import CounterExample
-from peftlang.verifying.site_case import PlacedMethod, SiteCase, declared, place, reads_bias
+from peftlang.verifying.site_case import PlacedMethod, SiteCase, place, reads_bias
 
 
 def written(row: Row, report: Report) -> str:
@@ -30,7 +29,7 @@ def _where(failure: CounterExample, report: Report) -> list[str]:
         return [f"  on the model {failure.model}"]
     case = failure.case
     placed = place(report.subject, case)
-    sizes = {**sizes_that_matter(placed), **case.args}
+    sizes = {**placed.sizes_that_matter, **case.args}
     shown = ", ".join(f"{name} = {value}" for name, value in sizes.items())
     more = [f"{case.dtype}", f"seed {case.seed}", *_conditions(case, placed)]
     return [
@@ -48,20 +47,3 @@ def _conditions(case: SiteCase, placed: PlacedMethod) -> list[str]:
     if case.bias and not reads_bias(placed.method) and "b" in POSITIONS[case.role]:
         found.append("with a bias")
     return found
-
-
-def sizes_that_matter(placed: PlacedMethod) -> dict[str, int]:
-    """The sizes of a site that a method's tensors and expressions name, and more than one token."""
-    method = placed.method
-    scope = POSITIONS[placed.case.role]
-    values = [*(c.value for c in method.compositions), *method.penalties]
-    read = names(*values) | set(method.targets)
-    dims = [dim for name in read & scope.keys() for dim in scope[name].dims]
-    dims += [dim for own in declared(method).values() for dim in own]
-    dims += [node.dim for node in postorder(*values) if isinstance(node, DimValue)]
-    named = {symbol for dim in dims for symbol in dim.symbols}
-    return {
-        name: size
-        for name, size in placed.case.sizes.items()
-        if name in named or (name in ("batch", "tokens") and size > 1)
-    }

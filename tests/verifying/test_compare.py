@@ -86,6 +86,9 @@ def test_what_is_no_reference(code: str, text: str, tmp_path: Path) -> None:
     assert caught.value.code == code
     if "params.C" in text:
         assert f"{tmp_path / 'ref.py'}:2: `return h + params.C`" in str(caught.value)
+        assert "lora(r = 1, alpha = 16.0, p = 0.0) at attn.q with d_x = 1, d_h = 1 (" in (
+            str(caught.value)
+        )
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,7 @@ def _check_answer(
         raise PeftError(
             f"{reference.name} returned {h[index].item()} at {list(index)}",
             code="V806",
-            help=f"it was called for {placed.case}",
+            help=f"it was called for {placed}",
         )
     if ours.attached and not theirs.attached:
         raise PeftError(

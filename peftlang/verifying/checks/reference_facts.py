@@ -49,7 +49,7 @@ def check_facts(placed: PlacedMethod, file: PythonReference) -> float:
         PeftError: V802, V803, V804, a function of the file is not usable.
     """
     # A claim may be a function of the file, which raises where it is called.
-    file.guard(lambda: _check_facts(placed, file), str(placed.case), theirs=False)
+    file.guard(lambda: _check_facts(placed, file), str(placed), theirs=False)
     return 0.0
 
 

@@ -75,7 +75,7 @@ class PythonReference:
         if not self.has("reference"):
             raise self.lacks("`reference`", "reference")
         given = arguments(site, params, values)
-        found = self.call("reference", given, str(site.placed.case))
+        found = self.call("reference", given, str(site.placed))
         targets = {"h": found} if isinstance(found, Tensor) else found
         _check_targets(targets, values, site, self.name)
         return site.composed(values, dict(targets))
@@ -87,7 +87,7 @@ class PythonReference:
             PeftError: V802, V803, V804.
         """
         weights = {name: site.frozen.get(name) for name in ("W", "b")}
-        found = self.call("initial", {"site": facts_of(site), **weights}, str(site.placed.case))
+        found = self.call("initial", {"site": facts_of(site), **weights}, str(site.placed))
         kinds = (Tensor, Distribution)
         if not isinstance(found, Mapping) or not all(
             isinstance(claim, kinds) or callable(claim) for claim in found.values()
@@ -107,7 +107,7 @@ class PythonReference:
             PeftError: V802, V803, V804.
         """
         given = arguments(site, site.tensors, site.values())
-        found = self.call("penalty", given, str(site.placed.case))
+        found = self.call("penalty", given, str(site.placed))
         if not isinstance(found, Tensor) or found.dim():
             raise self._wrong("penalty", found, "return a scalar tensor")
         return found
@@ -118,7 +118,7 @@ class PythonReference:
         Raises:
             PeftError: V802, V803, V804.
         """
-        found = self.call("rates", {"site": facts_of(site)}, str(site.placed.case))
+        found = self.call("rates", {"site": facts_of(site)}, str(site.placed))
         if not isinstance(found, Mapping) or not all(map(_is_number, found.values())):
             help_ = "return a number for each tensor by name, as multiples of the adapter's rate"
             raise self._wrong("rates", found, help_)
@@ -290,5 +290,5 @@ def _check_shape(key: str, value: Tensor, old: Tensor | None, name: str, site: O
         f"{name} returned a `{key}` of shape {list(value.shape)}, and the site's is "
         f"{list(old.shape)}",
         code="V805",
-        help=f"batch and sequence come first; it was called for {site.placed.case}",
+        help=f"batch and sequence come first; it was called for {site.placed}",
     )
