@@ -8,6 +8,12 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def results_apart(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What `verify` keeps is neither read from the user's cache folder nor written there."""
+    os.environ["PEFTLANG_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden",

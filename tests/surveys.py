@@ -20,14 +20,15 @@ _KEPT: dict[tuple[str, ...], Survey] = {}
 
 def _kept(model: nn.Module, example_inputs: Mapping[str, Any] | None = None) -> Survey:
     config = getattr(model, "config", None)
-    if example_inputs is not None or not hasattr(config, "to_json_string"):
+    if not hasattr(config, "to_json_string"):
         return survey(model, example_inputs)
     attention = str(getattr(config, "_attn_implementation", ""))
     own = ((n, m) for n, m in model.named_modules() if not is_adapters(n))
     names = ",".join(f"{name}:{module.training:d}" for name, module in own)
-    key = (type(model).__qualname__, config.to_json_string(), attention, names)
+    shapes = [(n, getattr(v, "shape", v)) for n, v in sorted((example_inputs or {}).items())]
+    key = (type(model).__qualname__, config.to_json_string(), attention, names, str(shapes))
     if key not in _KEPT:
-        _KEPT[key] = survey(model)
+        _KEPT[key] = survey(model, example_inputs)
     return _KEPT[key]
 
 

@@ -1,6 +1,6 @@
 """What acts at each site: one method with its tensors, arguments and sizes there."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,25 +18,15 @@ def reads_activations(penalty: Expr) -> bool:
     return any(ref.type.level is not Level.CONST for ref in refs)
 
 
-@dataclass(frozen=True, eq=False)
-class Application:
-    """One method at one site: whose tensors, which expressions, at which sizes.
+class Acts:
+    """What a method does at one site, and at which sizes."""
 
-    ``rank`` is where it stands in the order in which all that is active acts.
-    """
-
-    adapter: str
-    placement: Placement
     method: Method
-    site: Site
-    rank: int
 
-    @cached_property
-    def sizes(self) -> dict[str, int]:
+    @property
+    def sizes(self) -> Mapping[str, int]:
         """Sizes of every dimension: the site's, and the integer hyper-parameters."""
-        return site_sizes(
-            self.method, self.placement.args, self.site, self.placement.tapped_sizes(self.site.id)
-        )
+        raise NotImplementedError
 
     @cached_property
     def carried(self) -> frozenset[str]:
@@ -58,6 +48,27 @@ class Application:
     def penalties(self) -> tuple[Expr, ...]:
         """Penalties of what runs at the site."""
         return tuple(p for p in self.method.penalties if reads_activations(p))
+
+
+@dataclass(frozen=True, eq=False)
+class Application(Acts):
+    """One method at one site of a model: whose tensors, which expressions, at which sizes.
+
+    ``rank`` is where it stands in the order in which all that is active acts.
+    """
+
+    adapter: str
+    placement: Placement
+    method: Method
+    site: Site
+    rank: int
+
+    @cached_property
+    def sizes(self) -> Mapping[str, int]:
+        """Sizes of every dimension: the site's, and the integer hyper-parameters."""
+        return site_sizes(
+            self.method, self.placement.args, self.site, self.placement.tapped_sizes(self.site.id)
+        )
 
     @cached_property
     def reads(self) -> frozenset[str]:

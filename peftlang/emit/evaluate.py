@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from peftlang.emit.applications import Application
+from peftlang.emit.applications import Acts
 from peftlang.emit.rows import scattered, select
 from peftlang.ir.expr import Expr
 from peftlang.ir.interpret import Interpreter
@@ -26,18 +26,17 @@ from peftlang.ir.plan import Rows
 Values = Mapping[str, Any]
 """Names of a site with what they are there, laid out ``[*implicit, *dims]``."""
 
-Interpret = Callable[[Application, Values], Interpreter]
+Interpret = Callable[[Any, Values], Interpreter]
 """Gives what evaluates a method's expressions, given the values that the method finds."""
 
 
 def interpreter(
-    application: Application, values: Values, tensor: Callable[[Application, str], Any],
-    **options: Any,
-) -> Interpreter:  # fmt: skip
+    application: Acts, values: Values, tensor: Callable[[Any, str], Any], **options: Any
+) -> Interpreter:
     """What evaluates a method's expressions at a site.
 
     Args:
-        application: The method and the site.
+        application: The method, at the site.
         values: The site's names, as the method finds them.
         tensor: Gives the method's own tensor or input of a name, or None where it has none.
         **options: As for `Interpreter`.
@@ -95,20 +94,20 @@ class Operands:
         return h
 
 
-Settle = Callable[[Application, Composition, Any, Any], Any]
+Settle = Callable[[Any, Composition, Any, Any], Any]
 """Brings a new value to the number type of the old one: method, clause, new value, old value."""
 
 
-def _as_it_is(_application: Application, _clause: Composition, value: Any, _old: Any) -> Any:
+def _as_it_is(_application: Acts, _clause: Composition, value: Any, _old: Any) -> Any:
     return value
 
 
-Finding = tuple[Application, Rows | None, dict[str, Any]]
+Finding = tuple[Any, Rows | None, dict[str, Any]]
 """A method, the rows that it acts on, and the operands that it finds."""
 
 
 def change_operands(
-    acting: Iterable[tuple[Application, Rows | None]], operands: Operands, interpret: Interpret,
+    acting: Iterable[tuple[Any, Rows | None]], operands: Operands, interpret: Interpret,
     settle: Settle = _as_it_is,
 ) -> list[Finding]:  # fmt: skip
     """Let methods act on what a site reads, in order; each with the operands that it finds."""
@@ -128,8 +127,8 @@ def change_operands(
 
 def change_results(
     found: Iterable[Finding], h: Any, interpret: Interpret, settle: Settle = _as_it_is,
-    hand_on: Callable[[Application, Interpreter, Composition, Any], None] | None = None,
-    penalise: Callable[[Application, Interpreter, Expr], None] | None = None,
+    hand_on: Callable[[Any, Interpreter, Composition, Any], None] | None = None,
+    penalise: Callable[[Any, Interpreter, Expr], None] | None = None,
 ) -> Any:  # fmt: skip
     """Let methods act on what a site made of its operands, in order.
 

@@ -4,12 +4,14 @@ Everything runs at one site with real tensors, which takes milliseconds; a few w
 confirm what a site cannot show.
 """
 
-from peftlang.verifying.comparing import Comparison, compare
-from peftlang.verifying.references import Reference, load_reference
+from peftlang.verifying.checks.equals_reference import Comparison, compare
+from peftlang.verifying.references.loading import load_reference
+from peftlang.verifying.references.reference import Reference
+from peftlang.verifying.replay import replay
 from peftlang.verifying.report import Report, Row
-from peftlang.verifying.running import CounterExample, Difference
+from peftlang.verifying.search import CounterExample, Difference
 from peftlang.verifying.subject import Subject
-from peftlang.verifying.verify import replay, verify
+from peftlang.verifying.verify import verify
 
 __all__ = [
     "Comparison",

@@ -10,7 +10,7 @@ from peftlang.ir.types import Type
 from peftlang.verifying.tokens import Tokens
 
 
-class Product:
+class BuiltinsSite:
     """What builtins ask of a site: its attention product, and where its tokens stand.
 
     Args:

@@ -1,13 +1,27 @@
-"""What verifying a spec found, for the eye and for programs."""
+"""What verifying a spec found, as data."""
 
-from dataclasses import dataclass
-from typing import Any, Literal
+import builtins
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self
 
-from peftlang.diagnostics import PeftError
-from peftlang.verifying.running import CounterExample
+from peftlang.diagnostics import PeftError, Source, Span
+from peftlang.verifying.search import CounterExample, Search
 from peftlang.verifying.subject import Subject
 
 How = Literal["proved", "run", "both", "refuted", "none"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a spec the reason of a verdict stands."""
+
+    source: Source
+    span: Span
+
+    def facts(self) -> dict[str, Any]:
+        line, column = self.source.position(self.span.start)
+        text = self.source.slice(self.span)
+        return {"file": self.source.name, "line": line, "column": column, "text": text}
 
 
 @dataclass(frozen=True)
@@ -17,23 +31,38 @@ class Row:
     Attributes:
         property: As the contract is written, or what was checked besides.
         use: The use that it is of; "" for the whole adapter.
-        how: ``proved`` from the text, ``run``, ``both``, ``refuted`` from the text, or ``none``
-            where the model cannot show it.
+        how: What decided: ``proved`` or ``refuted`` from the text alone, ``run``, ``both`` the
+            text and running, or ``none`` where the model cannot show it.
         examples: How many sites or models it was run on.
         worst: Largest relative error seen.
-        holds: The verdict.
-        reason: Why, in a sentence.
+        reason: Why, in a clause.
+        place: Where in the spec the reason stands.
         failure: The smallest counter-example.
     """
 
     property: str
     use: str
     how: How
-    examples: int
-    worst: float
-    holds: bool
+    examples: int = 0
+    worst: float = 0.0
     reason: str = ""
+    place: Place | None = None
     failure: CounterExample | None = None
+
+    @classmethod
+    def of_search(cls, found: Search, property_: str, use: str) -> Self:
+        """What trying a property at many sites came to."""
+        failure = None if found.violation is None else found.violation.seen_by(property_)
+        return cls(property_, use, "run", found.examples, found.worst, failure=failure)
+
+    @builtins.property
+    def holds(self) -> bool:
+        return self.failure is None and self.how != "refuted"
+
+    @builtins.property
+    def wrong(self) -> str:
+        """What is wrong at the counter-example, or in the text, in a line."""
+        return self.reason if self.failure is None else str(self.failure)
 
 
 @dataclass(frozen=True)
@@ -69,7 +98,7 @@ class Report:
         broken = next((row for row in self.rows if not row.holds), None)
         if broken is not None:
             raise PeftError(
-                f"`{self.subject.name}` does not keep `{broken.property}`: {explained(broken)}",
+                f"`{self.subject.name}` does not keep `{broken.property}`: {broken.wrong}",
                 code="V813",
                 help="`peftlang verify` prints the counter-example and a script for it",
             )
@@ -83,79 +112,54 @@ class Report:
             "against": self.against,
             "models": list(self.models),
             "seconds": round(self.seconds, 3),
-            "properties": [_row_facts(row, self) for row in self.rows],
+            "generic_only": self.generic_only,
+            "properties": [self._row_facts(row) for row in self.rows],
         }
 
+    def _row_facts(self, row: Row) -> dict[str, Any]:
+        return {
+            "property": row.property,
+            "use": row.use,
+            "how": row.how,
+            "examples": row.examples,
+            "worst_error": row.worst,
+            "holds": row.holds,
+            "reason": row.reason,
+            "place": row.place and row.place.facts(),
+            "counter_example": self._counter_example(row),
+        }
 
-def _row_facts(row: Row, report: Report) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "property": row.property, "use": row.use, "how": row.how, "examples": row.examples,
-        "worst_error": row.worst, "holds": row.holds, "reason": row.reason,
-        "counter_example": None,
-    }  # fmt: skip
-    failure = row.failure
-    if failure is not None:
-        place = failure.difference
-        found["counter_example"] = {
-            "situation": failure.situation.facts() if failure.situation else None,
-            "difference": None if place is None else {
-                "what": place.what, "index": list(place.index), "got": place.got,
-                "wanted": place.wanted, "error": place.error,
-            },
+    def _counter_example(self, row: Row) -> dict[str, Any] | None:
+        failure = row.failure
+        if failure is None:
+            return None
+        return {
+            "situation": failure.case and failure.case.facts(),
+            "difference": failure.difference and asdict(failure.difference),
             "note": failure.note,
-            "script": script(report, row),
-        }  # fmt: skip
-    return found
+            "script": self.script(row),
+        }
 
-
-def explained(row: Row) -> str:
-    """What is wrong, in a line."""
-    failure = row.failure
-    if failure is None:
-        return row.reason
-    return failure.note or str(failure.difference)
-
-
-def script(report: Report, row: Row) -> str:
-    """Three lines of Python that show the counter-example again."""
-    failure, subject = row.failure, report.subject
-    if failure is None:
-        return ""
-    given = [repr(str(subject.spec)), repr(failure.property)]
-    if failure.situation is not None:
-        situation = failure.situation.facts()
-        situation["args"] = {**subject.args, **situation["args"]}
-    else:
-        situation = {"model": failure.model, "args": dict(subject.args)}
-    for key, value in (
-        ("entry", subject.entry), ("at", subject.at),
-        ("overrides", tuple(subject.overrides) or None), ("against", report.against),
-    ):  # fmt: skip
-        if value is not None:
-            given.append(f"{key}={value!r}")
-    return (
-        "from peftlang.verifying import replay\n"
-        f"situation = {situation!r}\n"
-        f"print(replay({', '.join(given)}, **situation))\n"
-    )
-
-
-def written(row: Row, report: Report) -> str:
-    """A failing row at length: sizes, seed, site, first differing place, and the script."""
-    lines = [f"{row.property} does not hold{f' for {row.use}' if row.use else ''}"]
-    failure = row.failure
-    if failure is None:
-        return f"{lines[0]}: {row.reason}"
-    if failure.model is not None:
-        lines.append(f"  model  {failure.model}")
-    if failure.situation is not None:
-        s = failure.situation
-        lines.append("  sizes  " + ", ".join(f"{k} = {v}" for k, v in (s.sizes | s.args).items()))
-        lines.append(f"  seed   {s.seed}, {s.dtype}")
-        flags = [name for name in ("bias", "causal", "training") if getattr(s, name)]
-        lines.append(f"  site   {s.role} of {s.use}" + (f" ({', '.join(flags)})" if flags else ""))
-    lines.append(f"  place  {explained(row)}")
-    text = script(report, row)
-    if text:
-        lines += ["", "  again, with Python:", "", *(f"    {line}" for line in text.splitlines())]
-    return "\n".join(lines)
+    def script(self, row: Row) -> str:
+        """Three lines of Python that show the counter-example of a row again."""
+        failure, subject = row.failure, self.subject
+        if failure is None:
+            return ""
+        if failure.case is not None:
+            case = failure.case.facts()
+            case["args"] = {**subject.args, **case["args"]}
+        else:
+            case = {"model": failure.model, "args": dict(subject.args)}
+        options = {
+            "entry": subject.entry,
+            "at": subject.at,
+            "overrides": tuple(subject.overrides) or None,
+            "against": self.against,
+        }
+        given = [repr(str(subject.spec)), repr(failure.property)]
+        given += [f"{key}={value!r}" for key, value in options.items() if value is not None]
+        return (
+            "from peftlang.verifying import replay\n"
+            f"case = {case!r}\n"
+            f"print(replay({', '.join(given)}, **case))\n"
+        )

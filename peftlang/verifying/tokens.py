@@ -36,21 +36,46 @@ def _whole(expr: Expr, sizes: Mapping[str, int]) -> Scalar | None:
     return expr.value if isinstance(expr, Number) else None
 
 
+def ids_of_tokens(rows: int, tokens: int, named: Sequence[int] = ()) -> Tensor:
+    """Ids, ``[rows, tokens]``; each row begins one further than the one before.
+
+    Args:
+        rows: How many rows.
+        tokens: Their length.
+        named: Ids that the method looks for; they come first, and at least one other follows.
+    """
+    count = max(len(IDS), len(set(named)) + 1)
+    ids = torch.tensor(list(dict.fromkeys((*named, *IDS)))[:count])
+    return ids[(torch.arange(tokens) + torch.arange(rows).unsqueeze(1)) % len(ids)]
+
+
+def ids_to_look_up(
+    rows: int, tokens: int, vocabulary: int, named: Sequence[int], generator: torch.Generator
+) -> Tensor:
+    """Ids that an embedding of ``vocabulary`` rows is given, ``[rows, tokens]``.
+
+    They are drawn. Those that the method looks for come last in the first row, as far as the
+    embedding has them; and all rows begin with the same one, so that a token is seen twice.
+    """
+    found = torch.randint(vocabulary, (rows, tokens), generator=generator)
+    known = [one for one in dict.fromkeys(named) if one < vocabulary][:tokens]
+    found[0, tokens - len(known) :] = torch.tensor(known, dtype=found.dtype)
+    found[:, 0] = found[0, 0].clone()
+    return found
+
+
 class Tokens:
     """What builtins ask of the sequence at a site; there is no padding.
 
     Args:
         like: A value of the site, ``[batch, tokens, …]``.
         causal: Whether no token sees a later one.
-        named: Ids that the method looks for; they come first, and at least one other follows.
+        ids: Each token's id, ``[batch, tokens]``; None for `ids_of_tokens` where none is named.
     """
 
-    def __init__(self, like: Tensor, *, causal: bool, named: Sequence[int] = ()) -> None:
+    def __init__(self, like: Tensor, *, causal: bool, ids: Tensor | None = None) -> None:
         self._like, self._causal = like, causal
-        rows, tokens = like.shape[:2]
-        count = max(len(IDS), len(set(named)) + 1)
-        ids = torch.tensor(list(dict.fromkeys((*named, *IDS)))[:count])
-        self.ids = ids[(torch.arange(tokens) + torch.arange(rows).unsqueeze(1)) % len(ids)]
+        self.ids = ids_of_tokens(*like.shape[:2]) if ids is None else ids
 
     def token_mask(self, keywords: Mapping[str, Any]) -> Tensor:
         """``[batch, tokens]``: 1 for the first and the last tokens, 0 for others."""

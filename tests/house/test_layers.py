@@ -25,13 +25,13 @@ LAYERS: dict[str, set[str]] = {
         "diagnostics", "syntax", "ir", "lower", "capture", "passes", "runtime", "models", "torch",
     },
     "merging": {"diagnostics", "ir", "passes", "runtime", "pipeline", "torch"},
-    "verifying": {
-        "diagnostics", "ir", "lower", "passes", "runtime", "models", "pipeline", "merging",
-        "torch", "hypothesis",
-    },
     "interop": {
         "diagnostics", "syntax", "ir", "lower", "passes", "runtime", "pipeline", "merging",
-        "verifying", "torch", "safetensors", "hypothesis",
+        "torch", "safetensors",
+    },
+    "verifying": {
+        "diagnostics", "ir", "lower", "passes", "runtime", "models", "pipeline", "merging",
+        "interop", "torch", "hypothesis",
     },
     "cli": {
         "diagnostics", "syntax", "ir", "lower", "models", "passes", "pipeline", "merging",

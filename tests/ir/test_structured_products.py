@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from peftlang.emit import casts
 from peftlang.ir.dims import Dim
 from peftlang.ir.expr import Apply, Expr, Ref
 from peftlang.ir.interpret import Interpreter
@@ -104,7 +105,7 @@ def turned(matrix: Expr) -> Expr:
 
 def computed(expr: Expr, *values: dict[str, Tensor], half: bool = False) -> Tensor:
     held = {name: value for given in values for name, value in given.items()}
-    found: Tensor = Interpreter(torch, {}, held.__getitem__, half=half)(expr)
+    found: Tensor = Interpreter(torch, {}, held.__getitem__, precise=casts.precise if half else None)(expr)
     return found
 
 

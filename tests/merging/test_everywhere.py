@@ -21,7 +21,7 @@ import peftlang
 from peftlang.merging import folded_weights
 from peftlang.models import PRESETS, build, example_inputs
 from peftlang.passes.fold import Folded
-from peftlang.verifying.fitted import output_of, varied
+from peftlang.verifying.adapted_model import output_of, varied
 from tests.methods.harness import randomise, spec
 from tests.methods.library_specs import library, promises, small_arguments
 from tests.adapting import NAME

@@ -6,18 +6,34 @@ import torch
 from torch import Tensor
 
 from peftlang.ir.expr import Scalar
-from peftlang.verifying.bench import Bench, bench
-from peftlang.verifying.situation import Situation, placed
+from peftlang.verifying.one_site import OneSite, one_site
+from peftlang.verifying.site_case import SiteCase, place
 from peftlang.verifying.subject import Subject
 
-SIZES = {"d_x": 12, "d_h": 12, "heads": 4, "kv_heads": 2, "d_head": 3, "layers": 2, "layer": 1,
-         "vocab": 20, "batch": 2, "tokens": 3, "keys": 3}  # fmt: skip
+SIZES = {
+    "d_x": 12,
+    "d_h": 12,
+    "heads": 4,
+    "kv_heads": 2,
+    "d_head": 3,
+    "layers": 2,
+    "layer": 1,
+    "vocab": 20,
+    "batch": 2,
+    "tokens": 3,
+    "keys": 3,
+}
 
 
 def at(
-    spec: str, role: str = "attn.q", *, use: int = 0, sizes: dict[str, int] | None = None,
-    causal: bool = False, **args: Scalar,
-) -> Bench:  # fmt: skip
+    spec: str,
+    role: str = "attn.q",
+    *,
+    use: int = 0,
+    sizes: dict[str, int] | None = None,
+    causal: bool = False,
+    **args: Scalar,
+) -> OneSite:
     """A site in float64; what it reads depends on its role and sizes, not on the method.
 
     Args:
@@ -30,15 +46,13 @@ def at(
     """
     subject = Subject(spec)
     label = subject.build(args).uses[use].label
-    situation = Situation(role, label, SIZES | (sizes or {}), dict(args), seed=4, causal=causal)
-    return bench(placed(subject, situation))
+    case = SiteCase(role, label, SIZES | (sizes or {}), dict(args), seed=4, causal=causal)
+    return one_site(place(subject, case))
 
 
-def named(site: Bench, name: str) -> Tensor:
+def named(site: OneSite, name: str) -> Tensor:
     """The value of one of the method's lets."""
-    own = {**site.inputs, **site.tensors}
-    interpret = site.interpreter(site.placed.method, own, site.values())
-    found: Tensor = interpret(dict(site.placed.method.lets)[name])
+    found: Tensor = site.expressions()(dict(site.placed.method.lets)[name])
     return found
 
 
@@ -47,9 +61,12 @@ def same(got: Tensor, wanted: Tensor, within: float = 1e-10) -> None:
 
 
 def alike(
-    site: Bench, spec: str, role: str = "attn.q", given: dict[str, Tensor] | None = None,
+    site: OneSite,
+    spec: str,
+    role: str = "attn.q",
+    given: dict[str, Tensor] | None = None,
     **other: Any,
-) -> None:  # fmt: skip
+) -> None:
     """Another method with these tensors makes the same of the same site."""
     there = at(spec, role, **other)
     same(there.run(tensors={**there.tensors, **(given or {})}, leaves=site.leaves).h, site.run().h)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from peftlang.ir.interpret import Interpreter
 from peftlang.ir.method import Method, fixed
 from peftlang.lower import build, load
+from peftlang.verifying.method_at_site import method_at_site
 from tests.methods.harness import spec
 
 D_X, D_H = 24, 16
@@ -30,7 +30,7 @@ class Place:
 
 
 @dataclass
-class OneSite:
+class Projection:
     """One projection `[d_h, d_x]` with random weights, tokens, and tensors of the method.
 
     Attributes:
@@ -47,14 +47,13 @@ class OneSite:
 
     def ours(self) -> Tensor:
         """The site's output under the method's compositions."""
-        values = dict(self.values)
-        for targets in ({"x", "W", "b"}, {"h"}):
-            interpret = Interpreter(torch, self.place.sizes, (values | self.params).__getitem__)
-            chosen = [c for c in self.method.compositions if c.target in targets]
-            values |= {c.target: interpret(c.value) for c in chosen}
-            if targets != {"h"} and chosen:
-                values["h"] = linear(values["x"], values["W"], values["b"])
-        return values["h"]
+
+        def output(changed: dict[str, Tensor]) -> Tensor:
+            new = self.values | changed
+            return linear(new["x"], new["W"], new["b"])
+
+        sizes = self.place.sizes
+        return method_at_site(self.method, sizes, self.values, self.params, output, site=None)["h"]
 
     def theirs(self, name: str) -> Tensor:
         """The same by the reference in ``tests/references``."""
@@ -65,7 +64,7 @@ class OneSite:
         return found
 
 
-def one_site(name: str, d_x: int = D_X, d_h: int = D_H, **given: Any) -> OneSite:
+def one_site(name: str, d_x: int = D_X, d_h: int = D_H, **given: Any) -> Projection:
     """The spec ``name`` with these arguments; its tensors are drawn from a normal."""
     adapter = build(load(spec(name)), args=given)
     (use,) = adapter.uses
@@ -89,4 +88,4 @@ def one_site(name: str, d_x: int = D_X, d_h: int = D_H, **given: Any) -> OneSite
     values = {"x": draw(2, 3, d_x), "W": draw(d_h, d_x), "b": draw(d_h)}
     values["h"] = linear(values["x"], values["W"], values["b"])
     place = Place(args=use.args, sizes=sizes)
-    return OneSite(method, place, params, values)
+    return Projection(method, place, params, values)

@@ -6,14 +6,14 @@ from torch.nn.functional import linear
 
 from peftlang.ir.expr import Expr
 from peftlang.ir.interpret import Interpreter
-from tests.methods.one_site import OneSite, one_site
+from tests.methods.one_site import Projection, one_site
 
 
 def same(got: Tensor, want: Tensor) -> None:
     torch.testing.assert_close(got, want, rtol=0, atol=1e-10)
 
 
-def named(site: OneSite, name: str) -> Tensor:
+def named(site: Projection, name: str) -> Tensor:
     """The value of one of the method's lets."""
     expr: Expr = dict(site.method.lets)[name]
     interpret = Interpreter(torch, site.place.sizes, (site.values | site.params).__getitem__)
@@ -21,7 +21,7 @@ def named(site: OneSite, name: str) -> Tensor:
     return found
 
 
-def with_params(site: OneSite, name: str, params: dict[str, Tensor], **args: float) -> Tensor:
+def with_params(site: Projection, name: str, params: dict[str, Tensor], **args: float) -> Tensor:
     """The output of another method with these tensors, at the same site."""
     other = one_site(name, **args)
     other.params, other.values = params, site.values

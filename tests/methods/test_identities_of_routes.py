@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from peftlang.verifying.bench import Bench
+from peftlang.verifying.one_site import OneSite
 from tests.methods.at_site import alike, at, named, same
 
 
@@ -95,7 +95,7 @@ def test_styleinject_of_one_matrix_is_lora_and_a_sure_gate_chooses() -> None:
 # Conditions, generated weights
 
 
-def conditioned(site: Bench, **inputs: Tensor) -> Tensor:
+def conditioned(site: OneSite, **inputs: Tensor) -> Tensor:
     """What the site gives with these inputs of the call."""
     site.inputs |= inputs
     return site.run().h
@@ -116,7 +116,7 @@ def test_petalface_has_one_pair_at_each_end_and_their_mean_between() -> None:
     alike(at_middle(), "lora", r=6, alpha=6.0, given=stacked)
 
 
-def at_middle() -> Bench:
+def at_middle() -> OneSite:
     site = at("petalface", r=3)
     site.inputs["quality"] = torch.full((2,), 0.5, dtype=torch.float64)
     return site
@@ -151,7 +151,7 @@ def test_what_hypernetworks_generate_is_a_plain_adapter() -> None:
     assert count[1] - count[0] == 3
 
 
-def at_task(spec: str, role: str, tensors: dict[str, Tensor], task: int) -> Bench:
+def at_task(spec: str, role: str, tensors: dict[str, Tensor], task: int) -> OneSite:
     site = at(spec, role, r=4, t=3, tasks=3)
     site.tensors, site.inputs["task"] = tensors, tasks(task, task)
     return site
@@ -308,7 +308,7 @@ def test_the_density_of_deft_is_the_share_that_is_not_zero() -> None:
         there = at("deft", "ffn.act", use=1, eps=eps, w=w)
         assert not there.placed.method.compositions
         (expr,) = there.placed.method.penalties
-        interpret = there.interpreter(there.placed.method, {}, {**there.leaves, "h": values})
+        interpret = there.expressions({**there.leaves, "h": values})
         found: Tensor = interpret(expr)
         return found
 

@@ -202,7 +202,7 @@ def test_adalink_folds_into_the_table() -> None:
     site = at("adalink", "embed", r=3)
     table = site.frozen["W"]
     folded = table + table @ site.tensors["W_d"].T @ site.tensors["W_u"].T
-    same(site.run().h, torch.nn.functional.embedding(site.embedded(), folded))
+    same(site.run().h, torch.nn.functional.embedding(site.ids(), folded))
 
 
 def test_attention_of_one_token_is_a_bottleneck_adapter() -> None:

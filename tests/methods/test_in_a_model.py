@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 import peftlang
 from peftlang.models import build, example_inputs
-from peftlang.verifying.files import PythonReference
-from peftlang.verifying.fitted import varied
+from peftlang.verifying.adapted_model import varied
+from peftlang.verifying.references.python_reference import PythonReference
 from tests.methods.harness import randomise
 from tests.methods.library_specs import LARGEST, library, small_arguments
 from tests.methods.references.anatomy import ANATOMIES

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.methods.one_site import OneSite, one_site
+from tests.methods.one_site import Projection, one_site
 
 Args = dict[str, Any]
 
@@ -48,7 +48,7 @@ def close(got: Tensor, want: Tensor, tolerance: float = TOLERANCE) -> None:
     assert (got - want).abs().max() <= tolerance * want.abs().max().clamp(min=1e-3)
 
 
-def gradients(output: Tensor, site: OneSite) -> dict[str, Tensor]:
+def gradients(output: Tensor, site: Projection) -> dict[str, Tensor]:
     leaves = {n: p for n, p in site.params.items() if p.requires_grad}
     generator = torch.Generator().manual_seed(9)
     weights = torch.randn(output.shape, generator=generator, dtype=output.dtype)
@@ -72,25 +72,25 @@ def test_equals_its_reference(name: str, args: Args) -> None:
         close(gradient, wanted[key])
 
 
-Copy = Callable[[Any, OneSite], None]
+Copy = Callable[[Any, Projection], None]
 """Puts our tensors into the module that PEFT made."""
 
 R = 4
 
 
-def _c3a(module: Any, site: OneSite) -> None:
+def _c3a(module: Any, site: Projection) -> None:
     module.c3a_kernel["default"].copy_(site.params["w"].transpose(0, 1))
 
 
-def _hra(module: Any, site: OneSite) -> None:
+def _hra(module: Any, site: Projection) -> None:
     module.hra_u["default"].copy_(site.params["U"].T)
 
 
-def _miss(module: Any, site: OneSite) -> None:
+def _miss(module: Any, site: Projection) -> None:
     module.miss_block["default"].copy_(site.params["D"].T)
 
 
-def _randlora(module: Any, site: OneSite) -> None:
+def _randlora(module: Any, site: Projection) -> None:
     """PEFT pairs column ``p`` of B, counted by basis, with row ``p`` of A, counted by rank."""
     params = site.params
     bases, rank = params["lambda"].shape
@@ -101,31 +101,31 @@ def _randlora(module: Any, site: OneSite) -> None:
     module.randlora_gamma["default"].copy_(params["gamma"])
 
 
-def _gralora(module: Any, site: OneSite) -> None:
+def _gralora(module: Any, site: Projection) -> None:
     """PEFT counts the rows of A by output block, and then within it."""
     rows = site.params["A"].transpose(1, 2).flatten(1, 2)
     module.gralora_A["default"].copy_(rows.transpose(1, 2))
     module.gralora_B["default"].copy_(site.params["B"].transpose(1, 2))
 
 
-def _hira(module: Any, site: OneSite) -> None:
+def _hira(module: Any, site: Projection) -> None:
     module.hira_A["default"].copy_(site.params["A"])
     module.hira_B["default"].copy_(site.params["B"])
 
 
-def _road(module: Any, site: OneSite) -> None:
+def _road(module: Any, site: Projection) -> None:
     module.road_theta["default"].copy_(site.params["theta"].flatten())
     module.road_alpha["default"].copy_(site.params["alpha"].flatten())
 
 
-def _vb_lora(module: Any, site: OneSite) -> None:
+def _vb_lora(module: Any, site: Projection) -> None:
     """PEFT cuts the rows of B, before its ranks, into pieces."""
     module.vblora_vector_bank["default"].copy_(site.params["V"])
     module.vblora_logits_A["default"].copy_(site.params["L_A"])
     module.vblora_logits_B["default"].copy_(site.params["L_B"].transpose(0, 1))
 
 
-def _lora(module: Any, site: OneSite) -> None:
+def _lora(module: Any, site: Projection) -> None:
     """Our base keeps its weight; PEFT takes off what its matrices start with."""
     site.params |= {
         "A_0": module.lora_A["default"].weight.double(),
@@ -159,7 +159,7 @@ LIBRARY: dict[str, tuple[Args, Callable[[], Any], Copy]] = {
 class Holder(nn.Module):
     """A model of one projection."""
 
-    def __init__(self, site: OneSite) -> None:
+    def __init__(self, site: Projection) -> None:
         super().__init__()
         self.only = nn.Linear(site.place.sizes["d_x"], site.place.sizes["d_h"])
         with torch.no_grad():

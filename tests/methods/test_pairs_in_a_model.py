@@ -18,8 +18,8 @@ from torch.func import functional_call
 import peftlang
 from peftlang.ir.plan import TRAINED
 from peftlang.models import build, example_inputs
-from peftlang.verifying.files import PythonReference
-from peftlang.verifying.fitted import varied
+from peftlang.verifying.adapted_model import varied
+from peftlang.verifying.references.python_reference import PythonReference
 from tests.methods.harness import randomise, spec
 from tests.methods.library_specs import small_arguments
 from tests.methods.references.anatomy import ANATOMIES

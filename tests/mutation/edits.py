@@ -80,8 +80,14 @@ def in_expression(node: Any, names: Names) -> Iterator[Edit]:
 
 
 def _operator(node: n.Binary) -> Iterator[Edit]:
-    kinds = {"+": "term dropped", "-": "term dropped", "*": "factor dropped",
-             "/": "divisor dropped", "@": "factor dropped", "**": "power dropped"}  # fmt: skip
+    kinds = {
+        "+": "term dropped",
+        "-": "term dropped",
+        "*": "factor dropped",
+        "/": "divisor dropped",
+        "@": "factor dropped",
+        "**": "power dropped",
+    }
     yield kinds[node.op], node.left
     yield kinds[node.op] if node.op != "/" else "dividend dropped", node.right
     others = {"+": ("-", "*"), "-": ("+",), "*": ("+", "/"), "/": ("*",), "@": ("*",), "**": ("*",)}
@@ -263,9 +269,24 @@ def _tensor(clause: n.Param | n.Buffer, names: Names) -> Iterator[Edit]:
         yield kind, replace(clause, init=changed)
 
 
-_ROLES = ("attn.q", "attn.k", "attn.v", "attn.o", "cross_attn.q", "cross_attn.v", "ffn.up",
-          "ffn.down", "ffn", "attn", "cross_attn", "attn.core", "cross_attn.core", "block",
-          "linear", "norm")  # fmt: skip
+_ROLES = (
+    "attn.q",
+    "attn.k",
+    "attn.v",
+    "attn.o",
+    "cross_attn.q",
+    "cross_attn.v",
+    "ffn.up",
+    "ffn.down",
+    "ffn",
+    "attn",
+    "cross_attn",
+    "attn.core",
+    "cross_attn.core",
+    "block",
+    "linear",
+    "norm",
+)
 
 
 def in_selector(selector: n.Selector) -> Iterator[Edit]:

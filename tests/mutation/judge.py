@@ -5,13 +5,10 @@ method by name.
 """
 
 import itertools
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from hypothesis.errors import HypothesisDeprecationWarning, UnsatisfiedAssumption
 
 from peftlang.diagnostics import PeftError
 from peftlang.ir.dims import Indivisible
@@ -20,12 +17,11 @@ from peftlang.ir.method import HyperParameter
 from peftlang.ir.positions import POSITIONS
 from peftlang.ir.reach import asks
 from peftlang.verifying import Subject
-from peftlang.verifying.comparing import difference
-from peftlang.verifying.files import PythonReference
-from peftlang.verifying.holding import stated_at
-from peftlang.verifying.running import Broken
-from peftlang.verifying.situation import Placed, Situation, looks_about, placed
-from peftlang.verifying.stated import check_uses
+from peftlang.verifying.checks.equals_reference import difference
+from peftlang.verifying.checks.reference_facts import check_facts, check_uses
+from peftlang.verifying.references.python_reference import PythonReference
+from peftlang.verifying.search import UnfitSite, Violation
+from peftlang.verifying.site_case import SiteCase, order_matters, place
 from peftlang.verifying.subject import roles_of
 from tests.mutation.training import trained_otherwise
 from tests.oracles.plain import REFERENCES
@@ -34,8 +30,19 @@ INTEGERS = (4, 3, 5, 7, 10, 2)
 """Values of integer hyper-parameters: small, and as different from each other, and from the sizes
 below, as divisions allow."""
 
-_SIZES = {"heads": 12, "kv_heads": 6, "d_head": 8, "layers": 9, "layer": 6, "vocab": 13,
-          "batch": 2, "tokens": 11, "keys": 11, "d_x": 16, "d_h": 24}  # fmt: skip
+_SIZES = {
+    "heads": 12,
+    "kv_heads": 6,
+    "d_head": 8,
+    "layers": 9,
+    "layer": 6,
+    "vocab": 13,
+    "batch": 2,
+    "tokens": 11,
+    "keys": 11,
+    "d_x": 16,
+    "d_h": 24,
+}
 """Sizes of a site; all that can differ do, so that no mistake of sizes goes unseen."""
 _OTHER = {"prompt": {"d_x": 16, "d_h": 16}, "cross_attn.core": {"keys": 14}}
 
@@ -47,7 +54,7 @@ class Case:
     path: Path
     reference: PythonReference
     args: Mapping[str, Scalar]
-    situations: tuple[Situation, ...]
+    cases: tuple[SiteCase, ...]
 
     def verdict(self, text: str) -> str | None:
         """Why a spec is not what the reference says; None where no difference is found."""
@@ -55,25 +62,20 @@ class Case:
         try:
             adapter = subject.build(self.args)
             labels = {use.label for use in adapter.uses}
-            if labels != {s.use for s in self.situations}:
+            if labels != {one.use for one in self.cases}:
                 return f"uses {', '.join(sorted(labels))}"
-            check_uses(adapter, self.reference.stated)
-            for situation in self.situations:
-                self._judge(placed(subject, situation))
-            if "trained" in self.reference.stated:
-                return trained_otherwise(adapter, self.reference.stated["trained"])
-        except Broken as broken:
-            return str(broken)
-        except (PeftError, RuntimeError, IndexError, Indivisible, UnsatisfiedAssumption) as refused:
+            check_uses(adapter, self.reference.defined)
+            for one in self.cases:
+                placed = place(subject, one)
+                difference(placed, self.reference)
+                check_facts(placed, self.reference)
+            if self.reference.has("trained"):
+                return trained_otherwise(adapter, self.reference.defined["trained"])
+        except Violation as violation:
+            return str(violation)
+        except (PeftError, RuntimeError, IndexError, Indivisible, UnfitSite) as refused:
             return f"cannot be computed: {str(refused).splitlines()[0]}"
         return None
-
-    def _judge(self, at: Placed) -> None:
-        with warnings.catch_warnings():
-            # Sizes that the operators refuse are reported by `assume`, which expects hypothesis.
-            warnings.simplefilter("ignore", HypothesisDeprecationWarning)
-            difference(at, self.reference)
-            stated_at(at, self.reference)
 
 
 def case(path: Path) -> Case:
@@ -83,15 +85,15 @@ def case(path: Path) -> Case:
     entry = subject.loaded.main()
     for args in _arguments(entry.hypers):
         try:
-            situations = tuple(_situations(subject, args, training=loaded.training))
-            for one in situations:
-                at = placed(subject, one)
+            cases = tuple(_cases(subject, args, training=loaded.training))
+            for one in cases:
+                at = place(subject, one)
                 for tensor in at.method.tensors:
                     at.shape(tensor.dims)
                 difference(at, loaded)
         except (PeftError, Indivisible):
             continue
-        return Case(path, loaded, args, situations)
+        return Case(path, loaded, args, cases)
     raise AssertionError(f"no small arguments suit {path.name}")
 
 
@@ -110,9 +112,7 @@ def _arguments(hypers: tuple[HyperParameter, ...]) -> Iterator[dict[str, Scalar]
         yield {**fixed, **dict(zip(integers, values, strict=True))}
 
 
-def _situations(
-    subject: Subject, args: Mapping[str, Scalar], *, training: bool
-) -> Iterator[Situation]:
+def _cases(subject: Subject, args: Mapping[str, Scalar], *, training: bool) -> Iterator[SiteCase]:
     """One site of each kind for each use; with dropout on as well, where the reference has it.
 
     Attention is causal; what else looks at other tokens does so with and without later ones. What
@@ -123,14 +123,19 @@ def _situations(
         for role in roles_of(use):
             if asks(use.method, "place") or not any(POSITIONS[role] is kind for kind in kinds):
                 kinds.append(POSITIONS[role])
-                causal = looks_about(use.method, role)
+                causal = order_matters(use.method, role)
                 both = causal and role != "attn.core"
                 modes = itertools.product(
-                    (causal, False)[: 1 + both], (False, True)[: 1 + training],
+                    (causal, False)[: 1 + both],
+                    (False, True)[: 1 + training],
                     ({}, {"layer": 0})[: 1 + asks(use.method, "layer")],
-                )  # fmt: skip
+                )
                 for way, on, where in modes:
-                    yield Situation(
-                        role=role, use=use.label, args=dict(args), training=on,
-                        sizes=_SIZES | _OTHER.get(role, {}) | where, causal=way,
-                    )  # fmt: skip
+                    yield SiteCase(
+                        role=role,
+                        use=use.label,
+                        args=dict(args),
+                        training=on,
+                        sizes=_SIZES | _OTHER.get(role, {}) | where,
+                        causal=way,
+                    )

@@ -68,6 +68,7 @@ def _difference(before: str, after: str) -> str:
     return "without " + "; ".join(gone)
 
 
+@cache
 def is_well_typed(mutant: Mutant) -> bool:
     """Whether `check` accepts the mutant's text and its tree is what it is printed as."""
     try:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from peftlang.verifying import Subject
-from peftlang.verifying.bench import bench
-from peftlang.verifying.comparing import evaluated, leaves_of
-from peftlang.verifying.situation import Situation, placed
+from peftlang.verifying.comparing import as_spec, differentiated
+from peftlang.verifying.one_site import one_site
+from peftlang.verifying.site_case import SiteCase, place
 from tests.mutation.judge import Case
 from tests.mutation.test_mutants import WITH_REFERENCE, judge_of
 from tests.oracles.plain import file_of
@@ -20,14 +20,12 @@ PLACED = [path for path in WITH_REFERENCE if "reference" in file_of(path.stem)]
 """Specs that place methods; the others train the base's own parameters alone."""
 
 
-def _learning(subject: Subject, situation: Situation) -> bool | None:
+def _learning(subject: Subject, case: SiteCase) -> bool | None:
     """Whether a trained tensor of the use has a gradient at the start; None where none trains."""
-    site = bench(placed(subject, situation), initial=True)
+    site = one_site(place(subject, case), initial=True)
     if not site.trained:
         return None
-    found = evaluated(
-        site, lambda own, values: site.run(tensors=own, leaves=leaves_of(site, values))
-    )
+    found = differentiated(site, as_spec(site))
     return any(bool(found.gradients[name].any()) for name in site.trained)
 
 
@@ -37,9 +35,9 @@ def test_something_has_a_gradient_at_the_start(path: Path) -> None:
     assert isinstance(judge, Case)
     subject = Subject(path.read_text("utf-8"))
     learning: dict[str, bool] = {}
-    for situation in judge.situations:
-        found = _learning(subject, situation)
+    for case in judge.cases:
+        found = _learning(subject, case)
         if found is not None:
-            learning[situation.use] = learning.get(situation.use, False) or found
+            learning[case.use] = learning.get(case.use, False) or found
     assert learning
     assert all(learning.values())

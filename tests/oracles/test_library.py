@@ -85,15 +85,23 @@ METHODS: dict[str, Method] = {
         peft.VeraConfig(r=5, **TARGET),
         {"r": 5},
         {"A": (5, D_X), "B": (D_H, 5), "lambda_d": (5,), "lambda_b": (D_H,)},
-        _plain(A="vera_A.default", B="vera_B.default", lambda_d="vera_lambda_d.default",
-               lambda_b="vera_lambda_b.default"),
+        _plain(
+            A="vera_A.default",
+            B="vera_B.default",
+            lambda_d="vera_lambda_d.default",
+            lambda_b="vera_lambda_b.default",
+        ),
     ),
     "loha": Method(
         peft.LoHaConfig(r=3, alpha=6, **TARGET),
         SCALED,
         {"A_1": (3, D_X), "B_1": (D_H, 3), "A_2": (3, D_X), "B_2": (D_H, 3)},
-        _plain(A_1="hada_w1_b.default", B_1="hada_w1_a.default", A_2="hada_w2_b.default",
-               B_2="hada_w2_a.default"),
+        _plain(
+            A_1="hada_w1_b.default",
+            B_1="hada_w1_a.default",
+            A_2="hada_w2_b.default",
+            B_2="hada_w2_a.default",
+        ),
     ),
     "lokr": Method(
         peft.LoKrConfig(r=1, alpha=6, decompose_factor=4, **TARGET),
@@ -128,7 +136,7 @@ METHODS: dict[str, Method] = {
         {"l": (D_H,)},
         {"l": ("ia3_l.default", lambda v: v.unsqueeze(1))},
     ),
-}  # fmt: skip
+}
 
 
 class BlockDiagonal:
@@ -184,9 +192,14 @@ class Site:
     def ours(self, spec: str) -> Tensor:
         W, b = (t.detach() for t in self._base())
         found: Tensor = changed(
-            spec, self.method.facts, self.params | self.method.more(self.layer),
-            x=self.x, h=nn.functional.linear(self.x, W, b), W=W, b=b,
-        )  # fmt: skip
+            spec,
+            self.method.facts,
+            self.params | self.method.more(self.layer),
+            x=self.x,
+            h=nn.functional.linear(self.x, W, b),
+            W=W,
+            b=b,
+        )
         return found
 
     def theirs(self) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from peftlang.verifying.bench import Bench, bench
+from peftlang.verifying.one_site import OneSite, one_site
 from tests.methods.at_site import at
 from tests.methods.harness import spec
 from tests.oracles.plain import changed, file_of
@@ -55,8 +55,14 @@ def test_a_zero_prefix_still_takes_attention() -> None:
     """A key and a value of zeros are not absent: the softmax gives them their share."""
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, 4, 2, 8).double() for _ in range(3))
-    facts = {"l": 3, "heads": 2, "kv_heads": 2, "d_head": 8, "scale": 8**-0.5,
-             "mask": torch.ones(4, 4, dtype=torch.bool)}  # fmt: skip
+    facts = {
+        "l": 3,
+        "heads": 2,
+        "kv_heads": 2,
+        "d_head": 8,
+        "scale": 8**-0.5,
+        "mask": torch.ones(4, 4, dtype=torch.bool),
+    }
     zeros = {name: torch.zeros(3, 2, 8).double() for name in ("P_k", "P_v")}
     scores = (q.transpose(1, 2) @ k.transpose(1, 2).mT) * 8**-0.5
     base = (torch.softmax(scores, -1) @ v.transpose(1, 2)).transpose(1, 2)
@@ -78,8 +84,14 @@ def test_the_prefix_as_an_adapter_is_the_prefix() -> None:
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, 4, 2, 8).double() for _ in range(3))
     params = {name: torch.randn(3, 2, 8).double() for name in ("P_k", "P_v")}
-    facts = {"l": 3, "heads": 2, "kv_heads": 2, "d_head": 8, "scale": 8**-0.5,
-             "mask": torch.ones(4, 4, dtype=torch.bool)}  # fmt: skip
+    facts = {
+        "l": 3,
+        "heads": 2,
+        "kv_heads": 2,
+        "d_head": 8,
+        "scale": 8**-0.5,
+        "mask": torch.ones(4, 4, dtype=torch.bool),
+    }
     longer = changed("prefix", facts, params, k=k, v=v)
     want = nn.functional.scaled_dot_product_attention(
         q.transpose(1, 2), longer["k"].transpose(1, 2), longer["v"].transpose(1, 2)
@@ -110,14 +122,12 @@ def as_released(name: str, equation: str, release: str) -> str:
     return text.replace(equation, release)
 
 
-def penalty(site: Bench) -> Tensor:
-    method = site.placed.method
-    own, values = {**site.inputs, **site.tensors}, site.values()
-    found: Tensor = site.interpreter(method, own, values, training=True)(method.penalties[0])
+def penalty(site: OneSite) -> Tensor:
+    found: Tensor = site.expressions(training=True)(site.placed.method.penalties[0])
     return found.mean()
 
 
-def slope(value: Tensor, site: Bench, name: str) -> float:
+def slope(value: Tensor, site: OneSite, name: str) -> float:
     (found,) = torch.autograd.grad(value.sum(), site.tensors[name], retain_graph=True)
     return float(found.abs().max())
 
@@ -146,10 +156,11 @@ def test_new_routers_gates_scale_new_experts() -> None:
 
 def test_two_factors_that_start_at_zero_never_leave_it() -> None:
     """KAdaptation's release starts both fast weights at zero, and their gradients are zero."""
-    text = as_released("kadaptation", "param V[t, r, d_x / t] ~ xavier_uniform",
-                       "param V[t, r, d_x / t] ~ zeros")  # fmt: skip
+    text = as_released(
+        "kadaptation", "param V[t, r, d_x / t] ~ xavier_uniform", "param V[t, r, d_x / t] ~ zeros"
+    )
     release, site = (
-        bench(at(which, t=4, r=2).placed, initial=True) for which in (text, "kadaptation")
+        one_site(at(which, t=4, r=2).placed, initial=True) for which in (text, "kadaptation")
     )
     assert max(slope(release.run().h, release, name) for name in "PQUV") == 0
     assert slope(site.run().h, site, "U") > 1e-6
@@ -178,8 +189,10 @@ def circulant(first_column: Tensor) -> Tensor:
 
 def test_a_product_of_circulants_is_not_one_of_their_vectors() -> None:
     """SURM's released product multiplies the vectors that define the two matrices."""
-    site = at("method m { param a[d_h] ~ normal param b[d_h] ~ normal position attn.q "
-              "composition h = circulant(a) @ (circulant(b) @ h) }")  # fmt: skip
+    site = at(
+        "method m { param a[d_h] ~ normal param b[d_h] ~ normal position attn.q "
+        "composition h = circulant(a) @ (circulant(b) @ h) }"
+    )
     a, b, h = site.tensors["a"], site.tensors["b"], site.values()["h"]
     found = site.run().h
     torch.testing.assert_close(found, h @ (circulant(a) @ circulant(b)).T)

@@ -18,9 +18,14 @@ def initial(site: Any, W: Any, b: Any) -> dict[str, Any]:
     shape, bound = (site.args["r"], W.shape[1]), W.shape[1] ** -0.5
 
     def in_pairs(draws: Any) -> bool:
-        """Pairs that are equal, different pairs that are not, and the whole of the range."""
-        first, second = draws[:, 0::2], draws[:, 1::2]
-        apart = not torch.equal(first[:, 1:], second[:, :-1]) or shape[0] == 2
+        """Pairs that are equal, neighbours of two pairs that are not, and the whole range.
+
+        The last of an odd number stands alone.
+        """
+        pairs = shape[0] // 2
+        first, second = draws[:, 0 : 2 * pairs : 2], draws[:, 1 : 2 * pairs : 2]
+        before, after = draws[:, 1:-1:2], draws[:, 2::2]
+        apart = not torch.equal(before, after) or shape[0] <= 2
         widest = float(draws.abs().max()) / bound
         return (
             draws.shape[1:] == shape and torch.equal(first, second) and apart and 0.99 < widest <= 1

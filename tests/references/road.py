@@ -13,8 +13,12 @@ def reference(site: Any, params: Any, x: Any, h: Any, W: Any, b: Any) -> Any:
         for pair in range(half):
             first = group * 2 * half + pair
             plane = torch.zeros_like(rotation)
-            for row, column, of, sign in ((0, 0, torch.cos, 1), (0, 1, torch.sin, -1),
-                                          (1, 0, torch.sin, 1), (1, 1, torch.cos, 1)):  # fmt: skip
+            for row, column, of, sign in (
+                (0, 0, torch.cos, 1),
+                (0, 1, torch.sin, -1),
+                (1, 0, torch.sin, 1),
+                (1, 1, torch.cos, 1),
+            ):
                 unit = torch.zeros_like(rotation)
                 unit[first + row * half, first + column * half] = sign
                 plane = plane + unit * of(theta[group, pair])

@@ -15,8 +15,11 @@ def initial(site: Any, W: Any, b: Any) -> dict[str, Any]:
     u, s, v = torch.linalg.svd(W, full_matrices=False)
     signs = u.gather(0, u.abs().argmax(0, keepdim=True)).sign()[0, :rank]
     return {
-        "U": u[:, :rank] * signs, "V": v[:rank] * signs[:, None], "s": s[:rank], "s_0": s[:rank],
-    }  # fmt: skip
+        "U": u[:, :rank] * signs,
+        "V": v[:rank] * signs[:, None],
+        "s": s[:rank],
+        "s_0": s[:rank],
+    }
 
 
 FROZEN = ("U", "V", "s_0")

@@ -6,8 +6,8 @@ import pytest
 
 from peftlang.diagnostics import PeftError
 from peftlang.verifying import Subject, compare, load_reference, verify
-from peftlang.verifying.comparing import difference
-from peftlang.verifying.situation import Situation, placed
+from peftlang.verifying.checks.equals_reference import difference
+from peftlang.verifying.site_case import SiteCase, place
 
 LORA = """
 def reference(site, params, x, h, W, b, **inputs):
@@ -56,10 +56,10 @@ def test_a_difference_is_shrunk_to_the_smallest_site(
     reference = load_reference(written(tmp_path, LORA.replace(old, new)))
     failure = compare("lora", reference, examples=20).failure
     assert failure is not None
-    assert failure.situation is not None
+    assert failure.case is not None
     assert failure.difference is not None
     assert failure.difference.what == what
-    assert failure.situation.sizes["d_x"] == failure.situation.sizes["tokens"] == 1
+    assert failure.case.sizes["d_x"] == failure.case.sizes["tokens"] == 1
 
 
 @pytest.mark.parametrize(
@@ -86,6 +86,9 @@ def test_what_is_no_reference(code: str, text: str, tmp_path: Path) -> None:
     assert caught.value.code == code
     if "params.C" in text:
         assert f"{tmp_path / 'ref.py'}:2: `return h + params.C`" in str(caught.value)
+        assert "lora(r = 1, alpha = 16.0, p = 0.0) at attn.q with d_x = 1, d_h = 1 (" in (
+            str(caught.value)
+        )
 
 
 @pytest.mark.parametrize(
@@ -154,7 +157,8 @@ def test_what_the_equations_make_nothing_is_not_held_to_rounding() -> None:
     adapter = Subject("perft").build({"M": 4, "k": 1, "r": 1})
     sizes = dict.fromkeys(("heads", "kv_heads", "d_head", "batch", "layers"), 1)
     sizes |= {"d_x": 4, "d_h": 4, "vocab": 4, "tokens": 3, "keys": 3, "layer": 0}
-    situation = Situation("ffn", adapter.uses[0].label, sizes, {"M": 4, "k": 1, "r": 1},
-                          dtype="float32", seed=1)  # fmt: skip
+    case = SiteCase(
+        "ffn", adapter.uses[0].label, sizes, {"M": 4, "k": 1, "r": 1}, dtype="float32", seed=1
+    )
     reference = load_reference(Path(__file__).parents[1] / "references" / "perft.py")
-    assert difference(placed(Subject("perft"), situation), reference) < 2e-5
+    assert difference(place(Subject("perft"), case), reference) < 2e-5

@@ -9,10 +9,10 @@ import torch
 
 from peftlang.diagnostics import PeftError
 from peftlang.verifying import Subject, load_reference, replay, verify
-from peftlang.verifying.fitted import Fitted
-from peftlang.verifying.modelled import equals_model
-from peftlang.verifying.report import Row, script
-from peftlang.verifying.whole import on_a_model
+from peftlang.verifying.adapted_model import AdaptedModel
+from peftlang.verifying.checks.whole_model_checks import rows_on_a_model
+from peftlang.verifying.references.whole_model_reference import equals_model
+from peftlang.verifying.report import Row
 
 LORA = """
 def reference_model(model, sites):
@@ -51,8 +51,8 @@ def reference_model(model, trained):
 
 
 @cache
-def fitted(spec: str, model: str) -> Fitted:
-    return Fitted(Subject(spec), model)
+def adapted(spec: str, model: str) -> AdaptedModel:
+    return AdaptedModel(Subject(spec), model)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def held(tmp_path: Path) -> Callable[..., list[Row]]:
     def rows(spec: str, model: str, text: str) -> list[Row]:
         path = tmp_path / "ref.py"
         path.write_text(text)
-        return on_a_model(fitted(spec, model), load_reference(path), generic=False)
+        return rows_on_a_model(adapted(spec, model), load_reference(path), generic=False)
 
     return rows
 
@@ -108,7 +108,7 @@ def test_what_is_no_reference(held: Callable[..., list[Row]], code: str, body: s
 
 
 def test_a_spec_of_the_base_s_own_parameters_is_held_to_another() -> None:
-    bitfit = fitted("bitfit", "tiny-bert")
+    bitfit = adapted("bitfit", "tiny-bert")
     assert equals_model(bitfit, load_reference("bitfit")) < 1e-6
     with pytest.raises(PeftError) as caught:
         equals_model(bitfit, load_reference("norm_tuning"))
@@ -134,8 +134,8 @@ def test_a_row_of_a_whole_model_has_a_script(tmp_path: Path) -> None:
     report = verify("lora", against=path, whole=False, examples=1, args={"r": 4})
     (row,) = (row for row in report.rows if "tiny-llama" in row.property)
     assert not row.holds
-    text = script(report, row)
-    assert f"replay('lora', 'equals ref.py', against={str(path)!r}, **situation)" in text
+    text = report.script(row)
+    assert f"replay('lora', 'equals ref.py', against={str(path)!r}, **case)" in text
     assert "'model': 'tiny-llama'" in text
     assert row.failure is not None
     again = replay("lora", "equals ref.py", against=path, model="tiny-llama", args={"r": 4})
@@ -156,8 +156,8 @@ method m {
 
 
 def test_what_the_penalty_alone_reads_learns_from_it_and_nothing_else_is_excused() -> None:
-    here = Fitted(Subject(UNREAD), "tiny-llama")
-    rows = {row.property.partition(" (")[0]: row for row in on_a_model(here)}
+    here = AdaptedModel(Subject(UNREAD), "tiny-llama")
+    rows = {row.property.partition(" (")[0]: row for row in rows_on_a_model(here)}
     row = rows["gradients reach every tensor"]
     assert not row.holds
     assert row.reason.endswith(".z`, nor 1 more"), "there are two layers"
@@ -175,9 +175,9 @@ method m {
 
 
 def test_a_later_token_that_is_read_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = Fitted(Subject(LEAK), "tiny-llama")
+    here = AdaptedModel(Subject(LEAK), "tiny-llama")
     run = here.run
-    titles = {row.property.partition(" (")[0]: row for row in on_a_model(here)}
+    titles = {row.property.partition(" (")[0]: row for row in rows_on_a_model(here)}
     assert titles["no token reads a later one"].holds
 
     def leaks(inputs: object = None) -> torch.Tensor:
@@ -185,7 +185,7 @@ def test_a_later_token_that_is_read_is_found(monkeypatch: pytest.MonkeyPatch) ->
         return found + found[:, -1:]
 
     monkeypatch.setattr(here, "run", leaks)
-    rows = {row.property.partition(" (")[0]: row for row in on_a_model(here)}
+    rows = {row.property.partition(" (")[0]: row for row in rows_on_a_model(here)}
     assert not rows["no token reads a later one"].holds
 
 
@@ -193,7 +193,7 @@ def test_what_a_model_cannot_show_is_said() -> None:
     spec = (
         "method m { param c[d_h] ~ normal position attn.q composition h = h + c ensure mergeable }"
     )
-    rows = on_a_model(Fitted(Subject(spec), "tiny-llama"))
+    rows = rows_on_a_model(AdaptedModel(Subject(spec), "tiny-llama"))
     (row,) = (row for row in rows if row.property.startswith("merged"))
     assert (row.how, row.examples) == ("none", 0)
     assert "no bias" in row.reason

@@ -16,8 +16,8 @@ from peftlang.ir.method import Use
 from peftlang.ir.plan import TRAINED, Placement, Plan, Site
 from peftlang.ir.positions import POSITIONS, PROJECTION
 from peftlang.ir.sizes import site_sizes
-from peftlang.verifying.files import PythonReference
-from peftlang.verifying.references import Known, Params, activation
+from peftlang.verifying.references.python_reference import PythonReference
+from peftlang.verifying.references.reference import KnownSite, Params, activation
 from tests.methods.references import splice
 from tests.methods.references.anatomy import Anatomy, Attention, Layer, Projection
 from tests.methods.references.splice import AttentionCall
@@ -26,7 +26,7 @@ Values = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Facts(Known):
+class Facts(KnownSite):
     """What a reference is told of its site; `masks` is empty where scores have a bias."""
 
     role: str

@@ -1,23 +1,17 @@
-"""What a spec is compared with: a Python file, another spec, or another library's method."""
+"""What a spec is held to at one site, and what a reference is told of the site."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from peftlang.diagnostics import PeftError
 from peftlang.ir.builtins import BUILTINS, Evaluation
+from peftlang.ir.method import Method
 from peftlang.ir.types import Type
-from peftlang.verifying.bench import Bench, Outcome, Values
-from peftlang.verifying.subject import Subject
-
-LIBRARIES: dict[str, str] = {"hf": "peftlang.interop.reference:reference"}
-"""Prefix of a reference (``hf`` in ``hf:lora``) to ``"module:function"``; the function is given
-what follows the colon and returns a `Reference`."""
+from peftlang.verifying.method_at_site import Values
+from peftlang.verifying.one_site import OneSite, Outcome
 
 
 @runtime_checkable
@@ -32,16 +26,18 @@ class Reference(Protocol):
     name: str
     training: bool
 
-    def __call__(self, bench: Bench, params: Values, values: Values) -> Outcome:
+    def __call__(self, site: OneSite, params: Values, values: Values) -> Outcome:
         """What the site should compute.
 
         Args:
-            bench: The site: ``bench.placed.situation`` and ``.sizes``, ``bench.composed``.
+            site: The site: ``site.placed`` says where it is, ``site.composed`` what comes of
+                new operands.
             params: The method's tensors by name, attached to leaves whose gradients are compared.
             values: The names in scope (x, h, W, b, q, k, v, resid), attached likewise.
 
         Raises:
             PeftError: V8xx, it cannot be run or gives no usable answer.
+            UnfitSite: it has nothing to say of sizes like these.
         """
         ...
 
@@ -56,7 +52,7 @@ class Params(dict[str, Tensor]):
             raise AttributeError(f"the method has no tensor `{name}`") from None
 
 
-class Known:
+class KnownSite:
     """A site whose hyper-parameters and sizes are attributes too: ``site.r``, ``site.d_x``."""
 
     args: Mapping[str, Any]
@@ -72,7 +68,7 @@ class Known:
 
 
 @dataclass(frozen=True)
-class SiteFacts(Known):
+class SiteFacts(KnownSite):
     """The site as a reference sees it; sizes and hyper-parameters are attributes as well.
 
     Attributes:
@@ -100,25 +96,35 @@ class SiteFacts(Known):
     training: bool = False
 
 
-def facts_of(bench: Bench) -> SiteFacts:
+def facts_of(site: OneSite) -> SiteFacts:
     """What a reference is told of a site.
 
     That is the site's own, whatever the spec makes of it: `x` is the site's input and `d_x` its
     size under any insertion form, and an adapter's hyper-parameters stand before those that its
     uses are given. So a reference is no party to a slip of the spec.
     """
-    placed = bench.placed
-    args: dict[str, Any] = {**placed.use.args, **placed.adapter.args}
-    for hyper in placed.method.hypers:
-        if hyper.kind == "fn":
-            args[hyper.name] = activation(str(args[hyper.name]))
-    made, own = placed.sizes, placed.situation.sizes
-    at: Mapping[str, int] = {n: made[n] for n in ("place", "places") if n in made}
-    tokens = bench.tokens
+    placed, tokens = site.placed, site.tokens
+    made, own = placed.sizes, placed.case.sizes
+    alternative = {name: size for name, size in made.items() if name in ("place", "places")}
+    args = {**placed.use.args, **placed.adapter.args}
     return SiteFacts(
-        placed.situation.role, placed.situation.use, {**made, **own, **at}, args, bench.mask,
-        bench.scale, tokens.ids, tokens.causal(), tokens.grid(), placed.situation.training,
-    )  # fmt: skip
+        role=placed.case.role,
+        use=placed.case.use,
+        sizes={**made, **own, **alternative},
+        args=with_functions(placed.method, args),
+        mask=site.mask,
+        scale=site.scale,
+        ids=tokens.ids,
+        causal=tokens.causal(),
+        grid=tokens.grid(),
+        training=placed.case.training,
+    )
+
+
+def with_functions(method: Method, args: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyper-parameters, those of the type ``fn`` as functions of a tensor."""
+    functions = [hyper.name for hyper in method.hypers if hyper.kind == "fn"]
+    return {**args, **{name: activation(str(args[name])) for name in functions}}
 
 
 def activation(name: str) -> Callable[[Tensor], Tensor]:
@@ -127,46 +133,15 @@ def activation(name: str) -> Callable[[Tensor], Tensor]:
 
     def apply(value: Tensor) -> Tensor:
         call = Evaluation(
-            t=torch, args=(value,), types=(Type(),), result=Type(), keywords={}, over=(),
+            t=torch,
+            args=(value,),
+            types=(Type(),),
+            result=Type(),
+            keywords={},
+            over=(),
             size=lambda dim: dim.evaluate({}),
-        )  # fmt: skip
+        )
         found: Tensor = entry.meaning(call)
         return found
 
     return apply
-
-
-def load_reference(ref: str | Path) -> Reference:
-    """Read a reference.
-
-    Args:
-        ref: A Python file, a spec (a .peft file or a library name), or ``prefix:name``.
-
-    Raises:
-        PeftError: V801, it cannot be read; V802, the file has no such function; V810, there is
-            no such reference.
-    """
-    text = str(ref)
-    prefix, colon, name = text.partition(":")
-    if text.endswith(".py"):
-        from peftlang.verifying.files import PythonReference
-
-        return PythonReference(Path(text))
-    if colon and prefix.isidentifier() and "/" not in text and "\\" not in text:
-        return _of_library(prefix, name)
-    from peftlang.verifying.others import SpecReference
-
-    return SpecReference(Subject(ref))
-
-
-def _of_library(prefix: str, name: str) -> Reference:
-    if prefix not in LIBRARIES:
-        known = ", ".join(f"`{p}:`" for p in LIBRARIES) or "none in this version"
-        raise PeftError(
-            f"`{prefix}:{name}` is no reference: libraries that can be one are {known}",
-            code="V810",
-            help="give a Python file, a .peft file, or the name of a library spec",
-        )
-    module, _, function = LIBRARIES[prefix].partition(":")
-    found: Reference = getattr(import_module(module), function)(name)
-    return found

@@ -6,7 +6,6 @@ from importlib import import_module
 from typing import Any
 
 import torch
-from hypothesis import assume, reject
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -16,13 +15,15 @@ from peftlang.interop.fitting import Misfit, infer
 from peftlang.interop.forms import definitions, method_of
 from peftlang.interop.table import TABLE
 from peftlang.ir.expr import Scalar
-from peftlang.verifying.bench import Bench, Outcome, Values
+from peftlang.verifying.method_at_site import Values
+from peftlang.verifying.one_site import OneSite, Outcome
+from peftlang.verifying.search import UnfitSite
 
 SITE = "site"
 _ROOT = f"base_model.model.{SITE}."
 
 
-def reference(name: str) -> "HfReference":
+def hf_reference(name: str) -> "HfReference":
     """The reference of a method: its name in our library (``dora``), or a `peft_type` (``lora``).
 
     Raises:
@@ -76,27 +77,28 @@ class HfReference:
         self.name = f"hf:{name}"
         self._kind, self._form = kind, form
 
-    def __call__(self, bench: Bench, params: Values, values: Values) -> Outcome:
-        """What PEFT computes there; see ``verifying.references.Reference``.
+    def __call__(self, site: OneSite, params: Values, values: Values) -> Outcome:
+        """What PEFT computes there; see `Reference`.
 
         Raises:
             PeftError: I907, the method's tensors are not those of this method; I905, PEFT has no
                 such module.
+            UnfitSite: PEFT refuses the site's sizes or number type.
         """
-        inputs, weight, bias = _layer(bench, values)
+        inputs, weight, bias = _layer(site, values)
         sizes = {"d_x": weight.shape[-1], "d_h": weight.shape[0]}
-        hypers = self._hypers(params, sizes, bench.placed.use.args)
-        assume(not (TABLE[self._kind].single and bench.placed.situation.dtype != "float32"))
-        assume(not self._form.fits(hypers, sizes))
+        hypers = self._hypers(params, sizes, site.placed.use.args)
+        _check(not TABLE[self._kind].single or site.placed.case.dtype == "float32")
+        _check(not self._form.fits(hypers, sizes))
         model = self._model(hypers, sizes, weight, bias is not None)
         tensors = self._tensors(params, model, int(hypers.get("r", 1)))
         tensors[f"{_ROOT}base_layer.weight"] = weight
         if bias is not None:
             tensors[f"{_ROOT}base_layer.bias"] = bias
         own = _all(model)
-        assume(all(own[name].shape == value.shape for name, value in tensors.items()))
+        _check(all(own[name].shape == value.shape for name, value in tensors.items()))
         h: Tensor = functional_call(model, tensors, (inputs,))
-        return bench.composed(values, {"h": h.to(inputs.dtype)})
+        return site.composed(values, {"h": h.to(inputs.dtype)})
 
     def _hypers(
         self, params: Values, sizes: Mapping[str, int], given: Mapping[str, Scalar]
@@ -141,13 +143,13 @@ class HfReference:
             layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias).to(weight.dtype)
             try:
                 return peft.get_peft_model(_Site(layer), config).eval()
-            except ValueError:
+            except ValueError as refused:
                 # The library refuses these sizes, which are no fault of the method.
-                return reject()
+                raise UnfitSite(str(refused)) from None
 
     def _tensors(self, params: Values, model: Any, rank: int) -> dict[str, Tensor]:
         names = {_key(name): name for name in _all(model)}
-        assume(all(_ROOT + stored.key in names for stored in self._form.tensors.values()))
+        _check(all(_ROOT + stored.key in names for stored in self._form.tensors.values()))
         found = {
             names[_ROOT + stored.key]: stored.layout.theirs(params[name])
             for name, stored in self._form.tensors.items()
@@ -157,9 +159,14 @@ class HfReference:
         return found
 
 
-def _layer(bench: Bench, values: Values) -> tuple[Tensor, Tensor, Tensor | None]:
+def _check(fits: bool) -> None:
+    if not fits:
+        raise UnfitSite("PEFT has no such layer of these sizes")
+
+
+def _layer(site: OneSite, values: Values) -> tuple[Tensor, Tensor, Tensor | None]:
     """What the module reads, its weight and its bias; before a projection, that of the identity."""
-    role = bench.placed.situation.role
+    role = site.placed.case.role
     if "W" in values and "x" in values:
         return values["x"], values["W"], values.get("b")
     if role == "ffn.act":

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from peftlang import pipeline
 from peftlang.ir.expr import Scalar
+from peftlang.ir.sizes import site_sizes
 from peftlang.models import build, example_inputs, load_model
 from peftlang.runtime import control
-from peftlang.runtime.registry import of
 from peftlang.verifying.subject import Subject
 from peftlang.verifying.tokens import named_ids
 
@@ -19,17 +19,15 @@ LARGEST = 8
 """Integers that the caller left free are cut to this, which suits the presets' widths."""
 
 
-def small(subject: Subject) -> dict[str, Scalar]:
+def small_arguments(subject: Subject) -> dict[str, Scalar]:
     """Arguments for a tiny model."""
-    entry = subject.loaded.main(subject.entry)
-    large = {
-        h.name: LARGEST for h in entry.hypers
-        if h.kind == "int" and isinstance(h.default, int) and h.default > LARGEST
-    }  # fmt: skip
+    hypers = subject.loaded.main(subject.entry).hypers
+    integers = {h.name: h.default for h in hypers if isinstance(h.default, int) and h.kind == "int"}
+    large = {name: LARGEST for name, default in integers.items() if default > LARGEST}
     return {**large, **subject.args}
 
 
-class Fitted:
+class AdaptedModel:
     """An adapter on a copy of a model, in eval mode.
 
     Attributes:
@@ -46,7 +44,7 @@ class Fitted:
     """
 
     def __init__(self, subject: Subject, name: str) -> None:
-        self.subject, self.name, self.args = subject, name, small(subject)
+        self.subject, self.name, self.args = subject, name, small_arguments(subject)
         self.base = _loaded(name)
         self.inputs = varied(example_inputs(self.base), self.base)
         self.model = self._adapted()
@@ -58,9 +56,14 @@ class Fitted:
     def _adapted(self) -> nn.Module:
         subject = self.subject
         return pipeline.compile(
-            copy.deepcopy(self.base), subject.spec, entry=subject.entry, at=subject.at,
-            overrides=subject.overrides, args=self.args, example_inputs=self.inputs,
-        )  # fmt: skip
+            copy.deepcopy(self.base),
+            subject.spec,
+            entry=subject.entry,
+            at=subject.at,
+            overrides=subject.overrides,
+            args=self.args,
+            example_inputs=self.inputs,
+        )
 
     def _name_tokens(self) -> None:
         """Let some of the tokens have the ids that the spec asks for, so that it acts."""
@@ -97,21 +100,23 @@ class Fitted:
         self.model.train()
         self.run()
         self.model.eval()
-        terms = of(self.model).terms.values()
+        terms = control.penalties(self.model).values()
         return sum((term.float() for term in terms), torch.zeros(()))
 
     def _given(self) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(11)
         found: dict[str, Tensor] = {}
-        for use in self.view.plan.uses.values():
-            sizes = {k: int(v) for k, v in use.args.items() if isinstance(v, int)}
+        plan = self.view.plan
+        for placement in plan.placements:
+            use = plan.uses[placement.label]
+            sizes = site_sizes(use.method, use.args, plan.sites[placement.sites[0]])
             for entry in use.method.inputs:
                 shape = [self.rows, *(d.evaluate(sizes) for d in entry.dims)]
                 limit = entry.limit.evaluate(sizes) if entry.limit is not None else 2
-                found[entry.name] = (
-                    torch.randn(shape, generator=generator) if entry.kind == "float"
-                    else torch.randint(limit, shape, generator=generator)
-                )  # fmt: skip
+                if entry.kind == "float":
+                    found[entry.name] = torch.randn(shape, generator=generator)
+                else:
+                    found[entry.name] = torch.randint(limit, shape, generator=generator)
         return found
 
     def randomise(self) -> None:
@@ -126,10 +131,24 @@ class Fitted:
 def _loaded(name: str) -> nn.Module:
     from peftlang.models import PRESETS
 
-    model = build(name) if name in PRESETS else load_model(name)
+    model = _varied_parameters(build(name)) if name in PRESETS else load_model(name)
     if getattr(model, "loss_type", "") is None:
         model.loss_type = None  # type: ignore[assignment]
     return model.eval()
+
+
+def _varied_parameters(model: nn.Module) -> nn.Module:
+    """A preset whose biases and gains differ from one another, as those of a trained model do.
+
+    What multiplies a bias has no gradient where all biases are zero.
+    """
+    generator = torch.Generator().manual_seed(13)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if bool((parameter == parameter.flatten()[0]).all()):
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.add_(0.1 * noise.to(parameter))
+    return model
 
 
 def varied(inputs: dict[str, Any], base: nn.Module) -> dict[str, Any]:

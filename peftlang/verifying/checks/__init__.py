@@ -1,0 +1,1 @@
+"""What is checked: contracts and gradients at one site, references, and whole models."""
