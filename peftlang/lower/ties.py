@@ -1,148 +1,82 @@
-"""Tensors that several uses of an adapter have in common."""
+"""Ties: tensors that several uses of an adapter have in common."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from peftlang.diagnostics import did_you_mean
 from peftlang.ir.expr import Apply, DimValue, Expr, Number, children, postorder
 from peftlang.ir.method import Method, TensorDef, Tie
-from peftlang.lower.clauses import Placed
-from peftlang.lower.report import Place, Report
-from peftlang.lower.uses import Flat, Tying, labels_of
+from peftlang.lower.flatten import FlatTie
+from peftlang.lower.report import Fault, Report
 from peftlang.syntax import nodes as n
-
-ALL = "uses"
-"""After ``across`` in an adapter: every use that has the tensor."""
-
-
-@dataclass(frozen=True)
-class Tied:
-    """One name of one clause, and which placings it speaks of.
-
-    Attributes:
-        name: The tensor.
-        clause: Where it is said.
-        placings: Numbers of the placings.
-        named: Whether each of them is named, so that each must have the tensor.
-    """
-
-    name: n.Ident
-    clause: Placed[n.Tie]
-    placings: tuple[int, ...]
-    named: bool
-
-    @property
-    def place(self) -> Place:
-        return Place(self.clause.source, self.name.span)
-
-
-def tied(flat: Flat, report: Report) -> list[Tied]:
-    """What the ``sharing`` clauses of an adapter name, by the names that uses have in its text.
-
-    Args:
-        flat: The adapter, its placings called as they are written.
-        report: Takes N104, there is no such use.
-    """
-    found: list[Tied] = []
-    for tying in flat.tyings:
-        node = tying.clause.node
-        named = [use.text for use in node.uses] != [ALL]
-        numbers = _numbers(flat, tying, report) if named else range(tying.first, tying.last)
-        found += [Tied(name, tying.clause, tuple(numbers), named) for name in node.names]
-    return found
-
-
-def _numbers(flat: Flat, tying: Tying, report: Report) -> Iterator[int]:
-    labels = labels_of(p.name for p in flat.placings[tying.first : tying.last])
-    for use in tying.clause.node.uses:
-        if use.text in labels:
-            yield tying.first + labels.index(use.text)
-            continue
-        shown = ", ".join(f"`{label}`" for label in labels)
-        report.error(
-            "N104", f"there is no use `{use.text}` here", Place(tying.clause.source, use.span),
-            help=did_you_mean(use.text, labels) or f"there are {shown}; `across {ALL}` means all",
-        )  # fmt: skip
 
 
 def lower_ties(
-    wanted: Sequence[Tied], methods: Sequence[Method], labels: Sequence[str], report: Report
+    ties: Sequence[FlatTie], methods: Sequence[Method], labels: Sequence[str], report: Report
 ) -> list[Tie]:
     """Ties of tensors that are declared alike.
 
     Args:
-        wanted: From `tied`.
-        methods: The method of each placing, its arguments fixed as far as they are known.
-        labels: The label of each placing.
+        ties: What the adapter says.
+        methods: The method of each use, its arguments fixed as far as they are known.
+        labels: The label of each use.
         report: Takes M301, tied twice; M306, no such tensor, or one of a single use; M320, uses
             that declare it otherwise.
     """
-    ties: list[Tie] = []
+    found: list[Tie] = []
     taken: set[tuple[int, str]] = set()
-    for entry in wanted:
-        name = entry.name.text
-        having = {i: t for i in entry.placings if (t := _tensor(methods[i], name)) is not None}
-        if not _enough(entry, having, methods, labels, report):
-            continue
-        if any((i, name) in taken for i in having):
-            report.error("M301", f"the sharing of `{name}` is said twice", entry.place)
-            continue
-        taken |= {(i, name) for i in having}
-        _check_alike(entry, having, labels, report)
-        ties.append(Tie(tensor=name, uses=tuple(labels[i] for i in having)))
-    return ties
+    for tie in ties:
+        name = tie.name.node.text
+        with report.faults(tie.name.source):
+            having = _having(tie, methods, labels)
+            if any((number, name) in taken for number in having):
+                raise Fault("M301", f"the sharing of `{name}` is said twice", tie.name.node)
+            taken |= {(number, name) for number in having}
+            _check_alike(tie.name.node, having, labels)
+            found.append(Tie(tensor=name, uses=tuple(labels[number] for number in having)))
+    return found
 
 
-def _tensor(method: Method, name: str) -> TensorDef | None:
-    return next((tensor for tensor in method.tensors if tensor.name == name), None)
-
-
-def _enough(
-    entry: Tied, having: Mapping[int, TensorDef], methods: Sequence[Method],
-    labels: Sequence[str], report: Report,
-) -> bool:  # fmt: skip
-    """Whether several uses have the tensor, and all that are named."""
-    lacking = [labels[i] for i in entry.placings if i not in having] if entry.named else []
+def _having(tie: FlatTie, methods: Sequence[Method], labels: Sequence[str]) -> dict[int, TensorDef]:
+    """The tensor of each use that has it: of several uses, and of all that are named."""
+    name = tie.name.node
+    known = {number: {t.name: t for t in methods[number].tensors} for number in tie.uses}
+    having = {number: own[name.text] for number, own in known.items() if name.text in own}
+    lacking = [labels[number] for number in tie.uses if number not in having] if tie.named else []
     if not lacking and len(having) > 1:
-        return True
-    own = [labels[i] for i in having]
-    which = f"of `{own[0]}` alone" if own and not lacking else "of no use here"
+        return having
+    which = "of no use here"
     if lacking:
         which = f"not of `{lacking[0]}`"
-    known = {tensor.name for i in entry.placings for tensor in methods[i].tensors}
-    report.error(
-        "M306", f"`{entry.name.text}` is a tensor {which}", entry.place,
-        help=did_you_mean(entry.name.text, known - {entry.name.text})
-        or "name a tensor that each of several uses has",
-    )  # fmt: skip
-    return False
+    elif having:
+        which = f"of `{labels[next(iter(having))]}` alone"
+    others = {tensor for own in known.values() for tensor in own} - {name.text}
+    advice = did_you_mean(name.text, others) or "name a tensor that each of several uses has"
+    raise Fault("M306", f"`{name.text}` is a tensor {which}", name, help=advice)
 
 
-def _check_alike(
-    entry: Tied, having: Mapping[int, TensorDef], labels: Sequence[str], report: Report
-) -> None:
+def _check_alike(name: n.Ident, having: Mapping[int, TensorDef], labels: Sequence[str]) -> None:
     (first, tensor), *others = having.items()
     for number, other in others:
-        for what, differs in _differences(tensor, other).items():
-            if differs:
-                report.error(
-                    "M320", f"`{tensor.name}` is to be one tensor, and `{labels[first]}` and "
-                    f"`{labels[number]}` {what}", entry.place,
-                    help="declare it alike in both methods",
-                )  # fmt: skip
-                return
+        for what in _differences(tensor, other):
+            pair = f"`{labels[first]}` and `{labels[number]}`"
+            message = f"`{name.text}` is to be one tensor, and {pair} {what}"
+            raise Fault("M320", message, name, help="declare it alike in both methods")
 
 
-def _differences(one: TensorDef, other: TensorDef) -> dict[str, bool]:
+def _differences(one: TensorDef, other: TensorDef) -> Iterator[str]:
     """In which ways two declarations of a tensor differ; sizes show at the sites."""
-    return {
-        "do not both train it": one.trainable != other.trainable,
-        "give it other dimensions": len(one.dims) != len(other.dims),
-        "hold other numbers in it": one.kind != other.kind,
-        "share it across other axes": (one.across or "") != (other.across or ""),
-        "start it otherwise": _start(one) != _start(other),
-        "let it learn at other rates": _form(one.rate) != _form(other.rate),
-    }
+    if one.trainable != other.trainable:
+        yield "do not both train it"
+    if len(one.dims) != len(other.dims):
+        yield "give it other dimensions"
+    if one.kind != other.kind:
+        yield "hold other numbers in it"
+    if one.across != other.across:
+        yield "share it across other axes"
+    if _start(one) != _start(other):
+        yield "start it otherwise"
+    if _form(one.rate) != _form(other.rate):
+        yield "let it learn at other rates"
 
 
 def _start(tensor: TensorDef) -> object:

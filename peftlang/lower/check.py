@@ -1,0 +1,171 @@
+"""Checks of a typed method: names that hide or are never read, sizes and numbers of arguments."""
+
+import operator
+from collections.abc import Callable, Iterator, Mapping
+
+from peftlang.ir.builtins.numbers import NUMBERS
+from peftlang.ir.dims import Dim, Indivisible, Quotient, TooComplex
+from peftlang.ir.expr import Apply, DimValue, Expr, Number, Scalar, names, postorder
+from peftlang.ir.method import Method, fixed
+from peftlang.ir.sizes import too_many
+from peftlang.lower.declare import Declarations
+from peftlang.lower.report import Place, Report
+from peftlang.lower.scope import SiteKind
+from peftlang.lower.walk import names_read
+from peftlang.syntax import nodes as n
+
+_NEVER_HIDDEN = frozenset({"x", "h", "W"})
+"""Values whose names no declaration may take where the site has them."""
+
+
+def check_hidden(declared: Declarations, kind: SiteKind, report: Report) -> None:
+    """Report declarations that hide a value of the site in a way that confuses (N112)."""
+    targets = {clause.node.target.text for clause in declared.clauses.of(n.Composition)}
+    for name, entry in declared.names.items():
+        if name in kind.values and name in _NEVER_HIDDEN | targets:
+            message = f"`{name}` is what a site at {kind.position} calls its own"
+            report.error("N112", message, entry.place, help="give it another name")
+
+
+def warn_of_unread(declared: Declarations, method: Method, report: Report) -> None:
+    """Report names that nothing reads (N113), and a change that trains nothing (M311).
+
+    A method of penalties alone changes nothing: what it is for is trained by others beside it.
+    """
+    clauses, definition = declared.clauses, declared.use.method
+    defaults = (p.default for p in definition.node.parameters if p.default is not None)
+    read = set(names_read(*clauses.nodes, *defaults))
+    function = clauses.only(n.Function)
+    if function is not None and not clauses.of(n.Composition):
+        read.add(function.node.name.text)
+    for name, entry in declared.names.items():
+        if name not in read:
+            report.warning("N113", f"`{name}` is {entry.what} that nothing reads", entry.place)
+    trained = {tensor.name for tensor in method.tensors if tensor.trainable}
+    values = [composition.value for composition in method.compositions]
+    if values and not trained & names(*values, *method.penalties):
+        message = f"`{method.name}` reads no parameter, so there is nothing to train"
+        report.warning("M311", message, definition.place)
+
+
+def check_arguments(
+    method: Method, args: Mapping[str, Scalar], place: Place, report: Report
+) -> bool:
+    """Report what arguments make impossible; True where they make nothing so.
+
+    Args:
+        method: Its arguments not fixed.
+        args: Those that are known.
+        place: What to point at.
+        report: Takes T205 and T206, impossible sizes; T212, numbers that are out of range.
+    """
+    mine = Report()
+    sizes = {
+        name: value
+        for name, value in args.items()
+        if isinstance(value, int) and not isinstance(value, bool)
+    }
+    _check_shapes(method, sizes, place, mine)
+    if not mine.failed:
+        for message in _out_of_range(fixed(method, dict(args)), sizes):
+            mine.error("T212", message, place)
+    report.extend(mine.diagnostics)
+    return not mine.failed
+
+
+def _check_shapes(method: Method, sizes: Mapping[str, int], place: Place, report: Report) -> None:
+    shapes = [(tensor.name, tensor.dims) for tensor in method.tensors]
+    shapes += [(entry.name, entry.dims) for entry in method.inputs]
+    shapes += [(entry.name, (entry.limit,)) for entry in method.inputs if entry.limit is not None]
+    for name, dim in ((name, dim) for name, dims in shapes for dim in dims):
+        fault = _impossible(dim, sizes)
+        if fault is not None:
+            code, message = fault
+            given = ", ".join(f"`{s} = {sizes[s]}`" for s in sorted(dim.symbols & set(sizes)))
+            where = f"in the shape of `{name}`" + (f", with {given}," if given else "")
+            report.error(code, f"{where} {message}", place)
+            return
+
+
+def _impossible(dim: Dim, sizes: Mapping[str, int]) -> tuple[str, str] | None:
+    """What is wrong with a size for certain, and its code."""
+    try:
+        known = dim.substitute(sizes)
+        for monomial, _ in known.terms:
+            for atom, _ in monomial:
+                if isinstance(atom, Quotient) and not _symbols(atom):
+                    Dim(((((atom, 1),), 1),)).evaluate({})
+        whole = known.constant if known.symbols else known.evaluate({})
+    except Indivisible as fact:
+        return "T206", f"{fact.top} is not divisible by {fact.bottom}"
+    except ZeroDivisionError:
+        return "T205", f"`{dim}` divides by zero"
+    except TooComplex:
+        return "T205", f"`{dim}` is too large"
+    if whole is not None:
+        return None if whole > 0 else ("T205", f"`{dim}` is {whole}")
+    negative = all(coefficient < 0 for _, coefficient in known.terms)
+    return ("T205", f"`{dim}` is negative") if negative else None
+
+
+def _symbols(quotient: Quotient) -> frozenset[str]:
+    return quotient.numerator.symbols | quotient.denominator.symbols
+
+
+def _out_of_range(method: Method, sizes: Mapping[str, int]) -> Iterator[str]:
+    """What is wrong with the numbers in the expressions of a method, its arguments fixed."""
+    known: dict[int, float] = {}
+    for node in postorder(*_roots(method)):
+        value = _number(node, known, sizes)
+        if value is not None:
+            known[id(node)] = value
+        if isinstance(node, Apply):
+            yield from _of_call(node, known)
+            excess = too_many(node, sizes)
+            if excess is not None:
+                yield f"`{node.op}` {excess}"
+
+
+def _roots(method: Method) -> Iterator[Expr]:
+    yield from (composition.value for composition in method.compositions)
+    yield from method.penalties
+    for tensor in method.tensors:
+        yield from tensor.init.args
+        yield from (value for _, value in tensor.init.keywords)
+        if tensor.init.expression is not None:
+            yield tensor.init.expression
+
+
+_MEANINGS: dict[str, Callable[..., float]] = {
+    **NUMBERS,
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+    "neg": operator.neg,
+}
+
+
+def _number(node: Expr, known: Mapping[int, float], sizes: Mapping[str, int]) -> float | None:
+    """The number that a node is, where the sizes say so."""
+    try:
+        if isinstance(node, Number) and not isinstance(node.value, str):
+            return float(node.value)
+        if isinstance(node, DimValue) and node.dim.symbols <= set(sizes):
+            return float(node.dim.evaluate(sizes))
+        if isinstance(node, Apply) and not node.type.dims and node.op in _MEANINGS:
+            return _MEANINGS[node.op](*(known[id(arg)] for arg in node.args))
+    except (ArithmeticError, ValueError, KeyError):
+        pass  # It has no finite value, or an operand is not known.
+    return None
+
+
+def _of_call(node: Apply, known: Mapping[int, float]) -> Iterator[str]:
+    operands = [known.get(id(arg)) for arg in node.args]
+    if node.op == "/" and operands[1] == 0:
+        yield "with these arguments the expression divides by zero"
+    elif node.op == "sqrt" and operands[0] is not None and operands[0] < 0:
+        yield "with these arguments the expression takes the root of a negative number"
+    elif node.op == "dropout" and operands[1] is not None and not 0 <= operands[1] < 1:
+        rate = "a dropout probability is at least 0 and below 1"
+        yield f"{rate}, and this is {operands[1]:g}"
