@@ -33,10 +33,6 @@ class Type:
     kind: Kind = "float"
 
     @property
-    def is_scalar(self) -> bool:
-        return not self.dims
-
-    @property
     def size(self) -> Dim:
         """Number of elements, for one token or one row where the level says so."""
         return product(self.dims)
@@ -62,9 +58,13 @@ class TypeFact(Exception):
     """
 
     def __init__(
-        self, message: str, *, code: str = "T201", help: str | None = None,
+        self,
+        message: str,
+        *,
+        code: str = "T201",
+        help: str | None = None,
         argument: int | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(message)
         self.message, self.code, self.help, self.argument = message, code, help, argument
 
@@ -73,7 +73,7 @@ def align(left: Type, right: Type) -> Type:
     """The type of an elementwise operation: dimensions are aligned by name.
 
     Raises:
-        TypeFact: T202, a name occurs twice in an operand, so its partner is ambiguous.
+        TypeFact: T202, a name that both have occurs twice in one, so its partner is ambiguous.
     """
     dims = align_dims(left.dims, right.dims)
     return Type(dims, max(left.level, right.level), _join_kinds(left.kind, right.kind))
@@ -85,12 +85,13 @@ def align_dims(left: tuple[Dim, ...], right: tuple[Dim, ...]) -> tuple[Dim, ...]
         return left
     if not left:
         return right
-    for number, dims in enumerate((left, right)):
-        twice = next((d for d in dims if dims.count(d) > 1), None)
+    for number, (dims, others) in enumerate(((left, right), (right, left))):
+        # A name that the other operand has not needs no partner, however often it occurs.
+        twice = next((d for d in dims if dims.count(d) > 1 and d in others), None)
         if twice is not None:
             raise TypeFact(
                 f"dimension `{twice}` occurs twice in [{', '.join(map(str, dims))}], so it is "
-                "ambiguous which one the other operand's dimensions line up with",
+                f"ambiguous which one lines up with the other operand's `{twice}`",
                 code="T202",
                 help="say it with a product: `diag(v) @ M` scales rows, `M @ diag(v)` columns",
                 argument=number,
