@@ -17,14 +17,30 @@ from peftlang.syntax import nodes as n
 _NEVER_HIDDEN = frozenset({"x", "h", "W"})
 """Values whose names no declaration may take where the site has them."""
 
+_MEANT = {
+    "b": "its bias",
+    "q": "its queries",
+    "k": "its keys",
+    "v": "its values",
+    "resid": "the residual stream",
+}
+"""The others, in words."""
+
 
 def check_hidden(declared: Declarations, kind: SiteKind, report: Report) -> None:
-    """Report declarations that hide a value of the site in a way that confuses (N112)."""
+    """Report declarations that hide what a site has (N114), or must not (N112)."""
     targets = {clause.node.target.text for clause in declared.clauses.of(n.Composition)}
     for name, entry in declared.names.items():
-        if name in kind.values and name in _NEVER_HIDDEN | targets:
+        if name not in kind.values:
+            continue
+        if name in _NEVER_HIDDEN | targets:
             message = f"`{name}` is what a site at {kind.position} calls its own"
             report.error("N112", message, entry.place, help="give it another name")
+        elif kind.certain and declared.kinds.get(name) != "int":
+            # A whole number is a size, which nothing else of that name can be.
+            message = f"`{name}` hides what the site has of that name, {_MEANT[name]}"
+            advice = f"another name, such as `{name}_0`, says which one is meant"
+            report.warning("N114", message, entry.place, help=advice)
 
 
 def warn_of_unread(declared: Declarations, method: Method, report: Report) -> None:
