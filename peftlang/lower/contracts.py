@@ -114,7 +114,8 @@ def _equivalent(placed: Placed[n.Call], scope: Scope) -> Contract:
     given = other.arguments if isinstance(other, n.Call) else ()
     bound = bind(name, given, callee_of(definition))
     values = every(
-        lambda expr: lower_expression(expr, placed.source, scope), bound.keywords.values()
+        lambda expr: lower_expression(expr, placed.source, scope, literal=True),
+        bound.keywords.values(),
     )
     return Contract(
         property="equivalent",

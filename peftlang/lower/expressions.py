@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from peftlang.diagnostics import Source, Span, did_you_mean
-from peftlang.ir.builtins import BUILTINS, Builtin, Signature
+from peftlang.ir.builtins import BUILTINS, Signature
 from peftlang.ir.dims import Dim, TooComplex
 from peftlang.ir.expr import Apply, Expr, Number
 from peftlang.ir.types import Level, Type, TypeFact
@@ -25,7 +25,9 @@ OF_ATTENTION = frozenset({"attend", "scores", "mix", "prefix_mass", "project_k",
 Resolve = Callable[[n.Name, Source], Expr]
 
 
-def lower_expression(root: n.Expr, source: Source, scope: Scope, *, at_start: bool = False) -> Expr:
+def lower_expression(
+    root: n.Expr, source: Source, scope: Scope, *, at_start: bool = False, literal: bool = False
+) -> Expr:
     """The typed expression.
 
     Args:
@@ -33,6 +35,7 @@ def lower_expression(root: n.Expr, source: Source, scope: Scope, *, at_start: bo
         source: The text that it is in.
         scope: What names stand for.
         at_start: Whether it is computed before the model runs.
+        literal: Whether it may be a text, or true or false.
 
     Raises:
         Faults: N102, N103, N110, N111, S403, T2xx: every part that is wrong by itself.
@@ -41,6 +44,8 @@ def lower_expression(root: n.Expr, source: Source, scope: Scope, *, at_start: bo
     found = fold(root, lowering.node)
     lowering.gathering.check()
     assert found is not None
+    if not literal:
+        _check_value(found, root, texts=False)
     return found
 
 
@@ -151,7 +156,7 @@ class _Lowering:
         """A builtin, or a hyper-parameter that is a function, applied: typed by the table."""
         entry = BUILTINS["identity" if is_hyper else op]
         for value, where in zip(args, written, strict=True):
-            _check_value(value, where, entry)
+            _check_value(value, where, texts=entry.texts)
         try:
             type_ = entry.rule(Signature(tuple(args), dict(keywords), over))
             if len(type_.dims) > MAX_RANK:
@@ -190,11 +195,11 @@ class _Lowering:
         return Fault(fact.code, fact.message, at or node, help=fact.help, labels=shown)
 
 
-def _check_value(value: Expr, where: n.Expr, entry: Builtin) -> None:
-    """Texts and truth values are no operands, but of the builtins that take texts."""
+def _check_value(value: Expr, where: n.Expr, *, texts: bool) -> None:
+    """Texts are values where they are taken; what is true or false is none."""
     if not isinstance(value, Number) or not isinstance(value.value, str | bool):
         return
     is_text = isinstance(value.value, str)
-    if not (is_text and entry.texts):
+    if not (is_text and texts):
         what = "a text" if is_text else "true or false"
         raise Fault("T211", f"this is {what}, and a value is wanted here", where)

@@ -195,9 +195,11 @@ def _lower_lets(declared: Declarations, scope: Scope, report: Report) -> None:
             shown[6:-2] = ["…"]
         message = f"these need each other in a circle: {' -> '.join(shown)}"
         report.error("N109", message, declared.names[circle[0]].place)
+    lets = {clause.node.name.text for clause in clauses.of(n.Let)}
     for name in _order(reads):
-        with report.faults(written[name].source):
-            scope.lets[name] = lower_expression(written[name].node, written[name].source, scope)
+        value, source = written[name].node, written[name].source
+        with report.faults(source):
+            scope.lets[name] = lower_expression(value, source, scope, literal=name in lets)
 
 
 def _order(reads: dict[str, set[str]]) -> list[str]:
