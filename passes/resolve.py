@@ -14,7 +14,7 @@ from peftlang.ir.method import Adapter, Method, TapDef, Use
 from peftlang.ir.places import GLOB_ROLES, in_scope, matches
 from peftlang.ir.plan import Placement, Plan, Site, Tapped
 from peftlang.ir.selector import Selector, Target
-from peftlang.ir.sizes import site_sizes, too_many
+from peftlang.ir.sizes import counts_too_many, out_of_range, site_sizes
 from peftlang.passes.missing import looked_for, paths_instead
 from peftlang.passes.prompts import parts_before
 from peftlang.passes.taps import tapped
@@ -36,7 +36,8 @@ def resolve(
 
     Raises:
         PeftError: S402, a selector matches nothing; S403, a name is not there at a site;
-            S404, S405, no such layer or side; S407, no such role; S408, a size does not divide.
+            S404, S405, no such layer or side; S407, no such role; S408, a size or number does not
+            fit; S426, more entries are wanted than there are.
     """
     placements, used, read = [], {}, {}
     for use in adapter.uses:
@@ -204,14 +205,12 @@ def _check(use: Use, site: Site, taps: Mapping[str, Tapped]) -> None:
 
 
 def _check_counts(use: Use, site: Site, sizes: Mapping[str, int]) -> None:
-    for node in postorder(*(c.value for c in use.method.compositions), *use.method.penalties):
-        excess = too_many(node, sizes) if isinstance(node, Apply) else None
-        if excess is not None:
-            raise PeftError(
-                f"`{use.method.name}` does not fit {site.id}: `{node.op}` {excess}",  # type: ignore[union-attr]
-                code="S408",
-                help="choose fewer",
-            )
+    what = f"`{use.method.name}` does not fit {site.id}"
+    for fact in counts_too_many(use.method, sizes):
+        raise PeftError(f"{what}: {fact}", code="S426", help="choose fewer")
+    for fact in out_of_range(use.method, sizes):
+        advice = "choose other arguments, or leave such sites out with `except`"
+        raise PeftError(f"{what}: {fact}", code="S408", help=advice)
 
 
 def _check_names(method: Method, site: Site) -> None:
@@ -240,6 +239,7 @@ def all_dims(method: Method) -> Iterable[tuple[Dim, str]]:
         for dim in tensor.dims:
             yield dim, f"dimension `{dim}` of `{tensor.name}`"
     roots = [c.value for c in method.compositions]
+    roots += [t.init.expression for t in method.tensors if t.init.expression is not None]
     for node in postorder(*roots):
         if isinstance(node, Apply):
             for dim in node.type.dims:

@@ -1,13 +1,11 @@
 """Checks of a typed method: names that hide or are never read, sizes and numbers of arguments."""
 
-import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 
-from peftlang.ir.builtins.numbers import NUMBERS
 from peftlang.ir.dims import Dim, Indivisible, Quotient, TooComplex
-from peftlang.ir.expr import Apply, DimValue, Expr, Number, Scalar, names, postorder
+from peftlang.ir.expr import Scalar, names
 from peftlang.ir.method import Method, fixed
-from peftlang.ir.sizes import too_many
+from peftlang.ir.sizes import counts_too_many, out_of_range
 from peftlang.lower.declare import Declarations
 from peftlang.lower.report import Place, Report
 from peftlang.lower.scope import SiteKind
@@ -83,8 +81,9 @@ def check_arguments(
     }
     _check_shapes(method, sizes, place, mine)
     if not mine.failed:
-        for message in _out_of_range(fixed(method, dict(args)), sizes):
-            mine.error("T212", message, place)
+        known = fixed(method, dict(args))
+        for fact in (*out_of_range(known, sizes), *counts_too_many(known, sizes)):
+            mine.error("T212", f"with these arguments {fact}", place)
     report.extend(mine.diagnostics)
     return not mine.failed
 
@@ -126,62 +125,3 @@ def _impossible(dim: Dim, sizes: Mapping[str, int]) -> tuple[str, str] | None:
 
 def _symbols(quotient: Quotient) -> frozenset[str]:
     return quotient.numerator.symbols | quotient.denominator.symbols
-
-
-def _out_of_range(method: Method, sizes: Mapping[str, int]) -> Iterator[str]:
-    """What is wrong with the numbers in the expressions of a method, its arguments fixed."""
-    known: dict[int, float] = {}
-    for node in postorder(*_roots(method)):
-        value = _number(node, known, sizes)
-        if value is not None:
-            known[id(node)] = value
-        if isinstance(node, Apply):
-            yield from _of_call(node, known)
-            excess = too_many(node, sizes)
-            if excess is not None:
-                yield f"`{node.op}` {excess}"
-
-
-def _roots(method: Method) -> Iterator[Expr]:
-    yield from (composition.value for composition in method.compositions)
-    yield from method.penalties
-    for tensor in method.tensors:
-        yield from tensor.init.args
-        yield from (value for _, value in tensor.init.keywords)
-        if tensor.init.expression is not None:
-            yield tensor.init.expression
-
-
-_MEANINGS: dict[str, Callable[..., float]] = {
-    **NUMBERS,
-    "+": operator.add,
-    "-": operator.sub,
-    "*": operator.mul,
-    "/": operator.truediv,
-    "neg": operator.neg,
-}
-
-
-def _number(node: Expr, known: Mapping[int, float], sizes: Mapping[str, int]) -> float | None:
-    """The number that a node is, where the sizes say so."""
-    try:
-        if isinstance(node, Number) and not isinstance(node.value, str):
-            return float(node.value)
-        if isinstance(node, DimValue) and node.dim.symbols <= set(sizes):
-            return float(node.dim.evaluate(sizes))
-        if isinstance(node, Apply) and not node.type.dims and node.op in _MEANINGS:
-            return _MEANINGS[node.op](*(known[id(arg)] for arg in node.args))
-    except (ArithmeticError, ValueError, KeyError):
-        pass  # It has no finite value, or an operand is not known.
-    return None
-
-
-def _of_call(node: Apply, known: Mapping[int, float]) -> Iterator[str]:
-    operands = [known.get(id(arg)) for arg in node.args]
-    if node.op == "/" and operands[1] == 0:
-        yield "with these arguments the expression divides by zero"
-    elif node.op == "sqrt" and operands[0] is not None and operands[0] < 0:
-        yield "with these arguments the expression takes the root of a negative number"
-    elif node.op == "dropout" and operands[1] is not None and not 0 <= operands[1] < 1:
-        rate = "a dropout probability is at least 0 and below 1"
-        yield f"{rate}, and this is {operands[1]:g}"

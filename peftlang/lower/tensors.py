@@ -11,6 +11,7 @@ from peftlang.ir.expr import names as tensors_read
 from peftlang.ir.inits import INITIALISERS, Initialiser
 from peftlang.ir.method import Axis, Init, TensorDef
 from peftlang.ir.positions import SITE_DIMS
+from peftlang.ir.sizes import numbers
 from peftlang.ir.types import Level, Type
 from peftlang.lower.arguments import Callee, bind
 from peftlang.lower.constants import CALLABLE
@@ -118,21 +119,27 @@ def _initialised(
     usage = f"it is called as `{entry.signature}`"
     bound = bind(name, arguments, Callee(entry.name, usage, entry.arity, entry.keywords))
 
-    def number(argument: n.Expr) -> Expr:
-        value = lower_expression(argument, clause.source, scope, at_start=True)
+    def lower(named: tuple[str, n.Expr]) -> Expr:
+        name, argument = named
+        if entry.dims and name in entry.operands:
+            value: Expr = DimValue(read_dim(argument, scope, sized=True), Type(kind="int"))
+        else:
+            value = lower_expression(argument, clause.source, scope, at_start=True)
         if value.type.dims:
             raise Fault("T209", f"a number is wanted here, and this is {value.type}", argument)
+        number = numbers([value], {}).get(id(value))
+        fault = None if number is None else entry.wrong_argument(name, number)
+        if fault is not None:
+            raise Fault("T212", fault, argument)
         return value
 
-    def size(argument: n.Expr) -> Expr:
-        return DimValue(read_dim(argument, scope, sized=True), Type(kind="int"))
-
-    args = tuple(every(size if entry.dims else number, bound.operands))
-    keywords = tuple(zip(bound.keywords, every(number, bound.keywords.values()), strict=True))
-    fault = entry.check(dims, tuple(a.dim for a in args if isinstance(a, DimValue)))
+    args = every(lower, zip(entry.operands, bound.operands, strict=True))
+    keywords = every(lower, bound.keywords.items())
+    fault = entry.check(dims)
     if fault is not None:
         raise Fault("T208", f"{fault}, and the tensor is {in_brackets(dims)}", expr)
-    return Init(name=entry.name, args=args, keywords=keywords)
+    named = tuple(zip(bound.keywords, keywords, strict=True))
+    return Init(name=entry.name, args=tuple(args), keywords=named)
 
 
 def _sharing(clauses: Clauses, report: Report) -> dict[str, Shared]:

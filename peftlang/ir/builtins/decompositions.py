@@ -46,9 +46,13 @@ def _qr(t: Any, matrix: Any) -> tuple[Any, Any]:
 
 
 def _leading(call: Evaluation, factor: Any, axis: int) -> Any:
-    """The first ``r`` rows or columns of a factor, where the operand is; all if it has fewer."""
-    count = min(map(call.size, (call.result.dims[axis], *call.types[0].dims)))
-    return factor.narrow(axis, 0, count).to(call.args[0])
+    """The first ``r`` rows or columns of a factor, where the operand is."""
+    return factor.narrow(axis, 0, call.size(call.result.dims[axis])).to(call.args[0])
+
+
+def _rank(call: Apply) -> tuple[int, tuple[Dim, ...]]:
+    """A matrix has no more factors than rows, nor than columns."""
+    return 1, call.args[0].type.dims
 
 
 def _core_rule(call: Signature) -> Type:
@@ -132,20 +136,20 @@ DECOMPOSITIONS = (
     Builtin("svd_u", "svd_u(M, r)", "The first r left singular vectors of a matrix, as columns; "
             "the largest entry of each is positive.", (2, 2), lambda c: _factor(c, 0, None),
             lambda c: _leading(c, _once(c, "svd", _svd)[0], 1), cost=_decomposition_cost,
-            single_precision=True),
+            single_precision=True, at_most=_rank),
     Builtin("svd_s", "svd_s(M, r)", "The r largest singular values.", (2, 2),
             lambda c: _factor(c, None), lambda c: _leading(c, _once(c, "svd", _svd)[1], 0),
-            cost=_decomposition_cost, single_precision=True),
+            cost=_decomposition_cost, single_precision=True, at_most=_rank),
     Builtin("svd_v", "svd_v(M, r)", "The first r right singular vectors, as rows.", (2, 2),
             lambda c: _factor(c, None, 1), lambda c: _leading(c, _once(c, "svd", _svd)[2], 0),
-            cost=_decomposition_cost, single_precision=True),
+            cost=_decomposition_cost, single_precision=True, at_most=_rank),
     Builtin("qr_q", "qr_q(M, r)", "The first r columns of Q in M = Q R.", (2, 2),
             lambda c: _factor(c, 0, None), lambda c: _leading(c, _once(c, "qr", _qr)[0], 1),
-            cost=_decomposition_cost, single_precision=True),
+            cost=_decomposition_cost, single_precision=True, at_most=_rank),
     Builtin("qr_r", "qr_r(M, r)", "The first r rows of R in M = Q R, whose diagonal is not "
             "negative.", (2, 2), lambda c: _factor(c, None, 1),
             lambda c: _leading(c, _once(c, "qr", _qr)[1], 0), cost=_decomposition_cost,
-            single_precision=True),
+            single_precision=True, at_most=_rank),
     Builtin("train_core", "train_core(M, k, r, i_1, ..., i_n, j_1, ..., j_n)", "Core number k of "
             "a matrix `[i_1 ... i_n, j_1 ... j_n]` as a `tensor_train` with inner bonds r.",
             (5, 19), _core_rule, _core, cost=_decomposition_cost, single_precision=True),

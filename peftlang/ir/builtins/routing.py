@@ -44,8 +44,8 @@ def _jitter_rule(call: Signature) -> Type:
     return _same_rule(call)
 
 
-def _most(call: Apply) -> tuple[int, Dim]:
-    return 1, call.over[0]
+def _most(call: Apply) -> tuple[int, tuple[Dim, ...]]:
+    return 1, call.over
 
 
 def _chosen(call: Evaluation) -> Any:

@@ -151,8 +151,8 @@ class Builtin:
         asks: What it asks of the call besides its operands: where the tokens lie ("places"), or
             which ids they have ("ids").
         texts: Whether operands may be texts.
-        at_most: For a call, the index of an operand that is a whole number, and the dimension
-            that it may not exceed.
+        at_most: For a call, the index of an operand that is a whole number, and the dimensions
+            none of which it may exceed.
     """
 
     name: str
@@ -178,7 +178,7 @@ class Builtin:
     random: bool = False
     asks: Literal["", "places", "ids"] = ""
     texts: bool = False
-    at_most: Callable[[Apply], tuple[int, Dim]] | None = None
+    at_most: Callable[[Apply], tuple[int, tuple[Dim, ...]]] | None = None
 
 
 def as_dim(expr: Expr) -> Dim | None:
