@@ -68,7 +68,8 @@ class Initialiser:
         operands: Arguments by place, all of which must be given, and what they may be.
         keywords: Arguments by name, and what they may be.
         defaults: Keywords that are not given.
-        value: "zeros" or "ones" when every element is that, for proofs.
+        every: The number that every element is, with these arguments, where it is one; for proofs.
+        full: Whether no row of the tensor is all zeros, almost surely.
         dims: True when positional arguments are dimensions (``random_entries(d_h, d_x)``).
         kind: Kind of number that it makes.
         check: What is wrong with a shape, its dimensions named.
@@ -83,7 +84,8 @@ class Initialiser:
     operands: Mapping[str, Range] = field(default_factory=dict)
     keywords: Mapping[str, Range] = field(default_factory=dict)
     defaults: Mapping[str, float] = field(default_factory=dict)
-    value: Literal["zeros", "ones", "other"] = "other"
+    every: Callable[[Values], float | None] = lambda values: None
+    full: bool = False
     dims: bool = False
     kind: Literal["float", "int"] = "float"
     check: Callable[[tuple[Dim, ...]], str | None] = lambda shape: None
@@ -236,8 +238,8 @@ def _check_matrix(shape: tuple[Dim, ...]) -> str | None:
 
 
 _INITIALISERS = (
-    Initialiser("zeros", "zeros", "All 0.", lambda c: c.t.zeros(c.shape), value="zeros"),
-    Initialiser("ones", "ones", "All 1.", lambda c: c.t.ones(c.shape), value="ones"),
+    Initialiser("zeros", "zeros", "All 0.", lambda c: c.t.zeros(c.shape), every=lambda v: 0.0),
+    Initialiser("ones", "ones", "All 1.", lambda c: c.t.ones(c.shape), every=lambda v: 1.0),
     Initialiser(
         "constant",
         "constant(v)",
@@ -252,6 +254,8 @@ _INITIALISERS = (
         _in_copies(lambda c: _normal(c, c.keywords["mean"], c.keywords["std"])),
         keywords={"mean": REAL, "std": SPREAD, "copies": COUNT},
         defaults={"mean": 0.0, "std": 1.0, "copies": 1},
+        every=lambda v: v["mean"] if v["std"] == 0 else None,
+        full=True,
     ),
     Initialiser(
         "uniform",
@@ -260,6 +264,8 @@ _INITIALISERS = (
         lambda c: _uniform(c, c.keywords["low"], c.keywords["high"]),
         keywords={"low": REAL, "high": REAL},
         defaults={"low": 0.0, "high": 1.0},
+        every=lambda v: v["low"] if v["low"] == v["high"] else None,
+        full=True,
         together=_in_order,
     ),
     Initialiser(
@@ -268,6 +274,7 @@ _INITIALISERS = (
         "1 with probability p, else 0: a mask.",
         _bernoulli,
         operands={"p": PROBABILITY},
+        every=lambda v: v["p"] if v["p"] in (0, 1) else None,
     ),
     Initialiser(
         "kaiming_uniform",
@@ -277,6 +284,7 @@ _INITIALISERS = (
         _in_copies(_kaiming_uniform),
         keywords={"a": REAL, "copies": COUNT},
         defaults={"a": math.sqrt(5), "copies": 1},
+        full=True,
         check=_check_fans,
     ),
     Initialiser(
@@ -286,6 +294,7 @@ _INITIALISERS = (
         _kaiming_normal,
         keywords={"a": REAL},
         defaults={"a": 0.0},
+        full=True,
         check=_check_fans,
     ),
     Initialiser(
@@ -295,6 +304,8 @@ _INITIALISERS = (
         lambda c: _xavier(c, normal=False),
         keywords={"gain": SPREAD},
         defaults={"gain": 1.0},
+        every=lambda v: 0.0 if v["gain"] == 0 else None,
+        full=True,
         check=_check_fans,
     ),
     Initialiser(
@@ -304,6 +315,8 @@ _INITIALISERS = (
         lambda c: _xavier(c, normal=True),
         keywords={"gain": SPREAD},
         defaults={"gain": 1.0},
+        every=lambda v: 0.0 if v["gain"] == 0 else None,
+        full=True,
         check=_check_fans,
     ),
     Initialiser(
@@ -311,6 +324,7 @@ _INITIALISERS = (
         "orthogonal",
         "Rows or columns orthonormal, whichever are fewer.",
         _orthogonal,
+        full=True,
         check=_check_matrix,
     ),
     Initialiser(

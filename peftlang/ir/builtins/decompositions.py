@@ -139,7 +139,7 @@ DECOMPOSITIONS = (
             single_precision=True, at_most=_rank),
     Builtin("svd_s", "svd_s(M, r)", "The r largest singular values.", (2, 2),
             lambda c: _factor(c, None), lambda c: _leading(c, _once(c, "svd", _svd)[1], 0),
-            cost=_decomposition_cost, single_precision=True, at_most=_rank),
+            cost=_decomposition_cost, single_precision=True, at_most=_rank, sign="not negative"),
     Builtin("svd_v", "svd_v(M, r)", "The first r right singular vectors, as rows.", (2, 2),
             lambda c: _factor(c, None, 1), lambda c: _leading(c, _once(c, "svd", _svd)[2], 0),
             cost=_decomposition_cost, single_precision=True, at_most=_rank),
@@ -155,5 +155,5 @@ DECOMPOSITIONS = (
             (5, 19), _core_rule, _core, cost=_decomposition_cost, single_precision=True),
     Builtin("part", "part(x, first, n)", "n entries of the first dimension, from number `first` "
             "on.", (3, 3), _part_rule, _part, linear=(0,), zero="any",
-            cost=lambda c: Dim.of(0)),
+            cost=lambda c: Dim.of(0), rearranges=True),
 )  # fmt: skip

@@ -96,5 +96,5 @@ ROUTING = (
             "otherwise.", (1, 1), _same_rule, _noise, random=True),
     Builtin("jitter", "jitter(x, e)", "In training `x` with each element scaled by a number drawn "
             "uniformly from [1 - e, 1 + e); `x` itself otherwise.", (2, 2), _jitter_rule, _jitter,
-            linear=(0,), zero="any", random=True),
+            linear=(0,), zero="any", transparent=True, random=True),
 )  # fmt: skip

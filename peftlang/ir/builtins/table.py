@@ -91,6 +91,9 @@ class Evaluation:
         return value.float() if self.half else value
 
 
+Sign = Literal["", "nonzero", "not negative", "positive"]
+"""What is known of every element of a tensor."""
+
 Rule = Callable[[Signature], Type]
 Meaning = Callable[[Evaluation], Any]
 Cost = Callable[[Apply], Dim]
@@ -135,6 +138,9 @@ class Builtin:
             are, or "never" for certain (this proves identity at initialisation).
         eye: The result is the identity matrix when every operand is this: ``"zero"``,
             ``"ones"`` (every element 1) or ``"eye"`` itself.
+        needs: Which operands have to have which sign, for the result to be finite numbers.
+        sign: The sign of the result, whatever the operands are.
+        rearranges: The elements of the result are elements of the operands.
         transparent: The result is the first operand, in eval mode.
         keeps_orthonormal: An operand whose rows start orthonormal is the result.
         orthogonal: The result is orthogonal ``"always"``, when its operand is ``"skew"``, or when
@@ -165,6 +171,9 @@ class Builtin:
     jointly: bool = False
     zero: Literal["any", "all", "never"] = "never"
     eye: Literal["zero", "ones", "eye"] | None = None
+    needs: tuple[tuple[int, Sign], ...] = ()
+    sign: Sign = ""
+    rearranges: bool = False
     transparent: bool = False
     keeps_orthonormal: bool = False
     orthogonal: Literal["always", "skew", "operands"] | None = None

@@ -122,10 +122,6 @@ def _norm(call: Evaluation) -> Any:
     return _reduce_reals(call, 0.0, lambda x, dims: norm(x.contiguous(), dim=dims))
 
 
-def _over_one(call: Evaluation) -> int:
-    return axes(call.types[0], call.over)[0]
-
-
 def _standardise(call: Evaluation, *, centre: bool) -> Any:
     x, dims = call.args[0], axes(call.types[0], call.over)
     eps = call.keywords.get("eps", 1e-5)
@@ -280,7 +276,7 @@ TENSORS = (
             (1, 1), _reduced, _norm, zero="all", over=True),
     Builtin("softmax", "softmax(x, over d)", "Softmax over the named dimension.", (1, 1),
             _softmax_rule, lambda c: _reduce_reals(c, LEAST, lambda x, dims: c.t.softmax(
-                x, dim=dims[0])), over=True),
+                x, dim=dims[0])), over=True, sign="positive"),
     Builtin("layer_norm", "layer_norm(x, over d, eps = 1e-5)", "Zero mean and unit variance "
             "over the named dimension, without gain or shift.", (1, 1), _kept,
             lambda c: _standardise(c, centre=True), over=True, keywords=("eps",)),
@@ -290,17 +286,18 @@ TENSORS = (
     Builtin("transpose", "transpose(M)", "The last two dimensions exchanged.", (1, 1),
             _transpose_rule, lambda c: c.args[0].transpose(-1, -2), linear=(0,), zero="all",
             eye="eye",
-            cost=lambda c: Dim.of(0)),
+            cost=lambda c: Dim.of(0), rearranges=True),
     Builtin("outer", "outer(a, b)", "All products of an element of each, dimensions in order.",
             (2, 2), _outer_rule, outer_product, linear=(0, 1), zero="any"),
     Builtin("reshape", "reshape(x, d, ...)", "The same elements, in order, under other "
             "dimensions.", (2, 9), _reshape_rule, _reshape, linear=(0,), zero="all",
-            cost=lambda c: Dim.of(0)),
+            cost=lambda c: Dim.of(0), rearranges=True),
     Builtin("copies", "copies(x, n)", "`x`, n times, under a new first dimension.", (2, 2),
-            _copies_rule, _copies, linear=(0,), zero="any", cost=lambda c: Dim.of(0)),
+            _copies_rule, _copies, linear=(0,), zero="any", cost=lambda c: Dim.of(0),
+            rearranges=True),
     Builtin("concat", "concat(a, b, ...)", "One after the other along the first dimension.",
             (2, 16), _concat_rule, _concat, linear=tuple(range(16)), jointly=True, zero="all",
-            cost=lambda c: Dim.of(0)),
+            cost=lambda c: Dim.of(0), rearranges=True),
     Builtin("index", "x[i]", "The rows of `x` that `i` names.", (2, 2), _index_rule, _index,
-            linear=(0,), zero="all", cost=lambda c: Dim.of(0)),
+            linear=(0,), zero="all", cost=lambda c: Dim.of(0), rearranges=True),
 )  # fmt: skip
