@@ -63,7 +63,7 @@ class Starts:
 
     Args:
         inits: The method's tensors; other names stand for themselves.
-        moved: Tensors that stand for themselves too, as they are no longer what they were.
+        moved: Tensors that are no longer as they started, and so stand for themselves too.
     """
 
     def __init__(self, inits: Mapping[str, Init], moved: frozenset[str] = frozenset()) -> None:
@@ -72,8 +72,9 @@ class Starts:
         self._tensors: dict[str, Start] = {}
         for name, init in inits.items():
             # One reads only those before it, so that a long chain of them is no deep recursion.
-            same = Start(("ref", name), signs=Signs(full=True))
-            self._tensors[name] = same if name in moved else self._tensor(name, init)
+            self._tensors[name] = self._tensor(name, init)
+        for name in moved:
+            self._tensors[name] = Start(("ref", name), signs=Signs(full=True))
 
     def __call__(self, root: Expr) -> Start:
         for node in postorder(root, done=self._known):

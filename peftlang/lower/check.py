@@ -1,11 +1,13 @@
-"""Checks of a typed method: names that hide or are never read, sizes and numbers of arguments."""
+"""Checks of a typed method: names, what never trains, and what arguments make impossible."""
 
 from collections.abc import Mapping
 
 from peftlang.ir.dims import Dim, Indivisible, Quotient, TooComplex
 from peftlang.ir.expr import Scalar, names
+from peftlang.ir.gradients import never_trained
 from peftlang.ir.method import Method, fixed
 from peftlang.ir.sizes import counts_too_many, out_of_range
+from peftlang.lower.arguments import known
 from peftlang.lower.declare import Declarations
 from peftlang.lower.report import Place, Report
 from peftlang.lower.scope import SiteKind
@@ -62,6 +64,17 @@ def warn_of_unread(declared: Declarations, method: Method, report: Report) -> No
         report.warning("M311", message, definition.place)
 
 
+def warn_of_dead_start(declared: Declarations, method: Method, report: Report) -> None:
+    """Report parameters that never get a gradient, whatever the data (M321)."""
+    dead = never_trained(fixed(method, known(declared.use.values)))
+    if dead:
+        shown = " and ".join(f"`{name}`" for name in dead)
+        what = "what it is" if len(dead) == 1 else "what they are"
+        message = f"{shown} cannot train: {what} multiplied with starts at zero, and stays so"
+        advice = "start a factor elsewhere than at zero, such as at `normal(std = 0.02)`"
+        report.warning("M321", message, declared.names[dead[0]].place, help=advice)
+
+
 def check_arguments(
     method: Method, args: Mapping[str, Scalar], place: Place, report: Report
 ) -> bool:
@@ -81,8 +94,8 @@ def check_arguments(
     }
     _check_shapes(method, sizes, place, mine)
     if not mine.failed:
-        known = fixed(method, dict(args))
-        for fact in (*out_of_range(known, sizes), *counts_too_many(known, sizes)):
+        ready = fixed(method, dict(args))
+        for fact in (*out_of_range(ready, sizes), *counts_too_many(ready, sizes)):
             mine.error("T212", f"with these arguments {fact}", place)
     report.extend(mine.diagnostics)
     return not mine.failed
@@ -105,12 +118,12 @@ def _check_shapes(method: Method, sizes: Mapping[str, int], place: Place, report
 def _impossible(dim: Dim, sizes: Mapping[str, int]) -> tuple[str, str] | None:
     """What is wrong with a size for certain, and its code."""
     try:
-        known = dim.substitute(sizes)
-        for monomial, _ in known.terms:
+        size = dim.substitute(sizes)
+        for monomial, _ in size.terms:
             for atom, _ in monomial:
                 if isinstance(atom, Quotient) and not _symbols(atom):
                     Dim(((((atom, 1),), 1),)).evaluate({})
-        whole = known.constant if known.symbols else known.evaluate({})
+        whole = size.constant if size.symbols else size.evaluate({})
     except Indivisible as fact:
         return "T206", f"{fact.top} is not divisible by {fact.bottom}"
     except ZeroDivisionError:
@@ -119,7 +132,7 @@ def _impossible(dim: Dim, sizes: Mapping[str, int]) -> tuple[str, str] | None:
         return "T205", f"`{dim}` is too large"
     if whole is not None:
         return None if whole > 0 else ("T205", f"`{dim}` is {whole}")
-    negative = all(coefficient < 0 for _, coefficient in known.terms)
+    negative = all(coefficient < 0 for _, coefficient in size.terms)
     return ("T205", f"`{dim}` is negative") if negative else None
 
 

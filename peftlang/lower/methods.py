@@ -11,7 +11,7 @@ from peftlang.ir.method import Method
 from peftlang.ir.selector import Selector
 from peftlang.ir.types import Type
 from peftlang.lower.arguments import hyper_parameters, known
-from peftlang.lower.check import check_arguments, check_hidden, warn_of_unread
+from peftlang.lower.check import check_arguments, check_hidden, warn_of_dead_start, warn_of_unread
 from peftlang.lower.compositions import lower_compositions
 from peftlang.lower.contracts import lower_contracts
 from peftlang.lower.declare import Declarations, declare
@@ -68,6 +68,7 @@ def lower_method(use: FlatUse, report: Report) -> Method | None:
     method = _lowered(declared, mine)
     if not mine.failed and method is not None:
         warn_of_unread(declared, method, mine)
+        warn_of_dead_start(declared, method, mine)
     report.extend(mine.diagnostics)
     return None if mine.failed else method
 

@@ -103,6 +103,7 @@ def _function(
     activation: bool = True,
     linear: bool = False,
     transparent: bool = False,
+    flat_at_zero: bool = False,
     needs: Sign = "",
     sign: Sign = "",
 ) -> Builtin:
@@ -118,6 +119,7 @@ def _function(
         zero="all" if at_zero else "never",
         activation=activation,
         transparent=transparent,
+        flat_at_zero=flat_at_zero,
         needs=((0, needs),) if needs else (),
         sign=sign,
     )
@@ -143,7 +145,8 @@ ARITHMETIC = (
     Builtin("@", "M @ v", "Contraction of the last dimension on the left with the one of that "
             "name on the right; leading dimensions that both name are batched.", (2, 2),
             _contract_rule, _contract, linear=(0, 1), zero="any", cost=_contract_cost),
-    _function("relu", "max(x, 0).", lambda t, x: t.relu(x), at_zero=True, sign="not negative"),
+    _function("relu", "max(x, 0).", lambda t, x: t.relu(x), at_zero=True, flat_at_zero=True,
+              sign="not negative"),
     _function("gelu", "Gaussian error linear unit, exact.",
               lambda t, x: t.nn.functional.gelu(x), at_zero=True),
     _function("gelu_tanh", "Gaussian error linear unit, tanh approximation.",
@@ -163,7 +166,7 @@ ARITHMETIC = (
     _function("log", "Natural logarithm.", lambda t, x: t.log(x), at_zero=False, needs="positive"),
     _function("sqrt", "Square root.", lambda t, x: t.sqrt(x), at_zero=True,
               activation=False, needs="not negative"),
-    _function("abs", "Absolute value.", lambda t, x: t.abs(x), at_zero=True),
+    _function("abs", "Absolute value.", lambda t, x: t.abs(x), at_zero=True, flat_at_zero=True),
     _function("sin", "Sine.", lambda t, x: t.sin(x), at_zero=True),
     _function("cos", "Cosine.", lambda t, x: t.cos(x), at_zero=False),
 )  # fmt: skip

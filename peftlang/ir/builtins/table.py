@@ -138,6 +138,7 @@ class Builtin:
             are, or "never" for certain (this proves identity at initialisation).
         eye: The result is the identity matrix when every operand is this: ``"zero"``,
             ``"ones"`` (every element 1) or ``"eye"`` itself.
+        flat_at_zero: Where the operand is zero, a small change of it changes nothing.
         needs: Which operands have to have which sign, for the result to be finite numbers.
         sign: The sign of the result, whatever the operands are.
         rearranges: The elements of the result are elements of the operands.
@@ -171,6 +172,7 @@ class Builtin:
     jointly: bool = False
     zero: Literal["any", "all", "never"] = "never"
     eye: Literal["zero", "ones", "eye"] | None = None
+    flat_at_zero: bool = False
     needs: tuple[tuple[int, Sign], ...] = ()
     sign: Sign = ""
     rearranges: bool = False

@@ -273,7 +273,7 @@ TENSORS = (
             (1, 1), _reduced, lambda c: _reduce_reals(c, LEAST, lambda x, dims: x.amax(dims)),
             zero="all", over=True),
     Builtin("norm", "norm(x, over d)", "Euclidean norm over the named dimensions, or over all.",
-            (1, 1), _reduced, _norm, zero="all", over=True),
+            (1, 1), _reduced, _norm, zero="all", over=True, flat_at_zero=True),
     Builtin("softmax", "softmax(x, over d)", "Softmax over the named dimension.", (1, 1),
             _softmax_rule, lambda c: _reduce_reals(c, LEAST, lambda x, dims: c.t.softmax(
                 x, dim=dims[0])), over=True, sign="positive"),
