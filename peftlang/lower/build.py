@@ -12,10 +12,11 @@ from peftlang.lower.flatten import FlatAdapter, FlatUse, flatten, labels_of
 from peftlang.lower.load import Definition
 from peftlang.lower.methods import lower_method, lower_use
 from peftlang.lower.print import self_contained, unique_names
-from peftlang.lower.report import Fragment, Place, Placed, Report
+from peftlang.lower.report import Place, Placed, Report
 from peftlang.lower.selectors import lower_selector
 from peftlang.lower.spec import Spec
 from peftlang.lower.ties import lower_ties
+from peftlang.lower.walk import moved
 from peftlang.syntax import nodes as n
 from peftlang.syntax import parse
 
@@ -146,45 +147,44 @@ def _override(
 
 def _selector(text: str, report: Report) -> Placed[n.Selector] | None:
     """Read a selector, such as ``attn.q in layers[-4..]``; reports what is wrong with it."""
-    source = _framed("at", text)
-    use = _parsed(source, report)
+    source = Source("<at>", text)
+    use = _use_with("at", source, report)
     if use is not None and use.at is not None and not use.overrides:
         return Placed(use.at, source)
     if not report.failed:
-        report.error("P003", "a selector is wanted here", _whole(source))
+        report.error("P003", "a selector is wanted here", Place(source, Span(0, len(text))))
     return None
 
 
 def _clauses(text: str, report: Report) -> list[Placed[n.Clause]]:
     """Read clauses, such as ``insertion sequential``, also written ``insertion=sequential``."""
     found = _ASSIGNED.match(text)
-    source = _framed("with", f"{found[1]} {text[found.end() :]}" if found else text)
-    use = _parsed(source, report)
+    source = Source("<with>", f"{found[1]} {text[found.end() :]}" if found else text)
+    use = _use_with("with", source, report)
     if use is not None and use.overrides and use.at is None:
         return [Placed(clause, source) for clause in use.overrides]
     if not report.failed:
-        advice = f"one of {', '.join(_WORDS)}"
-        report.error("P003", "a clause is wanted here", _whole(source), help=advice)
+        place, advice = Place(source, Span(0, len(source.text))), f"one of {', '.join(_WORDS)}"
+        report.error("P003", "a clause is wanted here", place, help=advice)
     return []
 
 
-def _framed(word: str, text: str) -> Fragment:
-    """What comes after a word of a use, as a text that parses."""
+def _use_with(word: str, source: Source, report: Report) -> n.Use | None:
+    """A use in which a text comes after a word; None when the text is more than a part of it.
+
+    The text is parsed in a frame that makes a file of it; places are those in the text alone.
+    """
     frame = f"adapter a {{\n    m() {word}\n"
-    name = f"<{word}>"
-    return Fragment(name, f"{frame}{text}\n}}\n", None, Source(name, text), len(frame))
+    tree, diagnostics = parse(Source(source.name, f"{frame}{source.text}\n}}\n"))
 
+    def inside(span: Span) -> Span:
+        ends = (offset - len(frame) for offset in (span.start, span.end))
+        return Span(*(min(max(end, 0), len(source.text)) for end in ends))
 
-def _whole(source: Fragment) -> Place:
-    return Place(source, Span(source.offset, source.offset + len(source.shown.text)))
-
-
-def _parsed(source: Fragment, report: Report) -> n.Use | None:
-    """The one use that the frame holds; None when the text broke out of the frame."""
-    tree, diagnostics = parse(source)
     for diagnostic in diagnostics:
-        # The parser keeps the source that it was given, which may be an equal copy.
-        report.add(replace(diagnostic, source=source))
+        labels = tuple(replace(label, span=inside(label.span)) for label in diagnostic.labels)
+        span = inside(diagnostic.span or Span(0, 0))
+        report.add(replace(diagnostic, source=source, span=span, labels=labels))
     only = tree.items[0] if len(tree.items) == 1 else None
     uses = only.clauses if isinstance(only, n.Adapter) else ()
-    return uses[0] if len(uses) == 1 and isinstance(uses[0], n.Use) else None
+    return moved(uses[0], inside) if len(uses) == 1 and isinstance(uses[0], n.Use) else None

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from typing import Literal, cast
 
+from peftlang.diagnostics import Label
 from peftlang.ir.expr import Expr, Ref, postorder
 from peftlang.ir.method import Method
 from peftlang.ir.selector import Selector
@@ -43,9 +44,14 @@ def lower_use(use: FlatUse, report: Report) -> Method | None:
     Returns:
         The method, its arguments not fixed; None after at least one error.
     """
-    changed = use.at is not None or use.overrides
-    with report.during(use.place if changed else None, "as it is used here"):
-        method = lower_method(use, report)
+    mine = Report()
+    method = lower_method(use, mine)
+    for diagnostic in mine.diagnostics:
+        changed = use.place if use.at is not None or use.overrides else None
+        if changed is not None and changed.source is not diagnostic.source:
+            label = Label(changed.span, "as it is used here", changed.source)
+            diagnostic = replace(diagnostic, labels=(*diagnostic.labels, label))
+        report.add(diagnostic)
     if method is None:
         return None
     if method.position is None and use.place is not None:

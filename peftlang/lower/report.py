@@ -1,8 +1,7 @@
 """What is wrong with specs: raised as facts where it is found, collected, each said once."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, TypeVar
 
@@ -17,17 +16,6 @@ T = TypeVar("T")
 
 class SpecError(PeftError):
     """A spec that cannot be used; carries every diagnostic."""
-
-
-@dataclass(frozen=True)
-class Fragment(Source):
-    """A piece of spec given outside a file (``--at``), parsed inside a frame of other text.
-
-    Diagnostics show ``shown``, whose first character is at ``offset`` of this text.
-    """
-
-    shown: Source = field(default_factory=lambda: Source("", ""))
-    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,15 +140,10 @@ class Report:
 
     def __init__(self) -> None:
         self._found: dict[Key, Diagnostic] = {}
-        self._context: list[Label] = []
 
     def add(self, diagnostic: Diagnostic) -> None:
         """Keep a diagnostic unless the same one is there."""
-        if diagnostic.source is not None:
-            elsewhere = tuple(c for c in self._context if c.source is not diagnostic.source)
-            diagnostic = replace(diagnostic, labels=diagnostic.labels + elsewhere)
-        shown = _without_frames(diagnostic)
-        self._found.setdefault(key(shown), shown)
+        self._found.setdefault(key(diagnostic), diagnostic)
 
     def error(
         self,
@@ -206,18 +189,6 @@ class Report:
                     found.append(made)
         return found
 
-    @contextmanager
-    def during(self, place: Place | None, text: str) -> Iterator[None]:
-        """Label what is reported meanwhile with the place that led there."""
-        if place is None:
-            yield
-            return
-        self._context.append(Label(place.span, text, place.source))
-        try:
-            yield
-        finally:
-            self._context.pop()
-
     @property
     def failed(self) -> bool:
         return any(d.severity == "error" for d in self._found.values())
@@ -247,22 +218,3 @@ def _order(diagnostic: Diagnostic) -> tuple[str, int, int, str]:
     name = diagnostic.source.name if diagnostic.source else ""
     span = diagnostic.span or Span(0, 0)
     return name, span.start, span.end, diagnostic.code
-
-
-def _without_frames(diagnostic: Diagnostic) -> Diagnostic:
-    """The diagnostic with the frames of fragments taken away."""
-    labels = tuple(
-        Label(span or label.span, label.text, source)
-        for label in diagnostic.labels
-        for source, span in [_shown(label.source, label.span)]
-    )
-    source, span = _shown(diagnostic.source, diagnostic.span)
-    return replace(diagnostic, source=source, span=span, labels=labels)
-
-
-def _shown(source: Source | None, span: Span | None) -> tuple[Source | None, Span | None]:
-    if not isinstance(source, Fragment) or span is None:
-        return source, span
-    end = len(source.shown.text)
-    start = min(max(span.start - source.offset, 0), end)
-    return source.shown, Span(start, min(max(span.end - source.offset, start), end))

@@ -1,9 +1,10 @@
 """One walk over the syntax tree, whatever its nodes are; never recursive."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields
-from typing import TypeVar
+from dataclasses import fields, replace
+from typing import Any, TypeVar, cast
 
+from peftlang.diagnostics import Span
 from peftlang.syntax import nodes as n
 
 N = TypeVar("N", bound=n.Node)
@@ -56,6 +57,23 @@ def fold(root: n.Expr, compute: Callable[[n.Expr, list[T]], T]) -> T:
     for node in _postorder((root,), operands):
         done[id(node)] = compute(node, [done[id(child)] for child in operands(node)])
     return done[id(root)]
+
+
+def moved(root: N, place: Callable[[Span], Span]) -> N:
+    """The same tree with other spans, by what each was."""
+    done: dict[int, n.Node] = {}
+    for node in walk(root):
+        changes: dict[str, Any] = {}
+        for field in fields(node):
+            value = getattr(node, field.name)
+            if isinstance(value, Span):
+                changes[field.name] = place(value)
+            elif isinstance(value, tuple):
+                changes[field.name] = tuple(done.get(id(item), item) for item in value)
+            elif isinstance(value, n.Node):
+                changes[field.name] = done[id(value)]
+        done[id(node)] = replace(node, **changes)
+    return cast("N", done[id(root)])
 
 
 def names_read(*roots: n.Node) -> Iterator[str]:
