@@ -7,9 +7,9 @@ Each phase takes what the one before it made:
 | load: texts, and what their names stand for | `load` |
 | flatten: adapters as one list of uses of methods | `flatten`, `arguments`, `constants` |
 | declare: the clauses in force, and what names stand for at a site | `declare`, `scope` |
-| type: each clause, by the table of builtins | `methods`, and `selectors`, `dimensions`, \
-`expressions`, `tensors`, `inputs`, `compositions`, `contracts` |
-| check: what no type says | `check`, `ties` |
+| type: each clause, by the table of builtins | `methods`, and `selectors`, `expressions`, \
+ `tensors`, `inputs`, `compositions`, `contracts` |
+| check: what no type says | `check` |
 | print: one self-contained text | `print` |
 
 `spec` runs them for a person's text, `build` for what is compiled. All of them report to `report`

@@ -8,6 +8,7 @@ from peftlang.diagnostics import Source, Span
 from peftlang.ir.expr import Scalar
 from peftlang.ir.method import Adapter, Method, Use, fixed
 from peftlang.lower.arguments import known, of_caller, with_defaults
+from peftlang.lower.check import lower_ties
 from peftlang.lower.flatten import FlatAdapter, FlatUse, flatten, labels_of
 from peftlang.lower.load import Definition
 from peftlang.lower.methods import lower_method, lower_use
@@ -15,7 +16,6 @@ from peftlang.lower.print import self_contained, unique_names
 from peftlang.lower.report import Place, Placed, Report
 from peftlang.lower.selectors import lower_selector
 from peftlang.lower.spec import Spec
-from peftlang.lower.ties import lower_ties
 from peftlang.lower.walk import moved
 from peftlang.syntax import nodes as n
 from peftlang.syntax import parse

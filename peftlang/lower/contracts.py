@@ -7,8 +7,7 @@ from peftlang.ir.expr import DimValue, Expr
 from peftlang.ir.method import Contract
 from peftlang.ir.types import Type
 from peftlang.lower.arguments import Callee, bind, callee_of
-from peftlang.lower.dimensions import read_dim
-from peftlang.lower.expressions import lower_expression
+from peftlang.lower.expressions import lower_expression, read_dim
 from peftlang.lower.load import Definition
 from peftlang.lower.report import Fault, Placed, every
 from peftlang.lower.scope import Scope
@@ -103,14 +102,14 @@ def _equivalent(placed: Placed[n.Call], scope: Scope) -> Contract:
     own = scope.declared.use.method
     other = _first_operand(placed.node)
     if other is None:
-        advice = "such as `equivalent(prefix(l = l))`"
-        raise Fault("M308", "`equivalent` speaks of one method", placed.node, help=advice)
+        example = "such as `equivalent(prefix(l = l))`"
+        raise Fault("M308", "`equivalent` speaks of one method", placed.node, help=example)
     name = other.function if isinstance(other, n.Call) else other
     definition = own.unit.names.get(name.text)
     if definition is None or not definition.is_method:
         methods = [key for key, known in own.unit.names.items() if known.is_method]
-        advice_ = did_you_mean(name.text, methods)
-        raise Fault("N104", f"there is no method `{name.text}`", name, help=advice_)
+        advice = did_you_mean(name.text, methods)
+        raise Fault("N104", f"there is no method `{name.text}`", name, help=advice)
     given = other.arguments if isinstance(other, n.Call) else ()
     bound = bind(name, given, callee_of(definition))
     values = every(
@@ -143,13 +142,13 @@ def _same_tensor(
     if not (
         isinstance(argument, n.Argument) and argument.name and isinstance(argument.value, n.Name)
     ):
-        advice = "write `their_tensor = my_tensor`"
-        raise Fault("M308", "a correspondence is of two tensors", argument, help=advice)
+        form = "write `their_tensor = my_tensor`"
+        raise Fault("M308", "a correspondence is of two tensors", argument, help=form)
     for node, definition in ((argument.name, other), (argument.value, own)):
         known = [c.name.text for c in definition.node.clauses if isinstance(c, n.Param | n.Buffer)]
         if node.text not in known:
-            advice_ = did_you_mean(node.text, known)
-            raise Fault("M308", f"there is no tensor `{node.text}`", node, help=advice_)
+            advice = did_you_mean(node.text, known)
+            raise Fault("M308", f"there is no tensor `{node.text}`", node, help=advice)
     return argument.name.text, argument.value.text
 
 

@@ -13,8 +13,7 @@ from peftlang.ir.types import Level, Type
 from peftlang.lower.arguments import Callee, bind
 from peftlang.lower.constants import Values
 from peftlang.lower.declare import Declarations
-from peftlang.lower.dimensions import in_brackets, read_dim, read_shape
-from peftlang.lower.expressions import lower_expression
+from peftlang.lower.expressions import in_brackets, lower_expression, read_dim, read_shape
 from peftlang.lower.report import Fault, Placed, every
 from peftlang.lower.scope import Scope
 from peftlang.lower.selectors import lower_selector

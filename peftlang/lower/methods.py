@@ -1,6 +1,6 @@
 """A method against every kind of site that it is placed on: every clause typed there."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
@@ -106,15 +106,14 @@ def _lowered(declared: Declarations, report: Report) -> Method | None:
 
 
 def _insertion(clause: Placed[n.Insertion] | None, report: Report) -> Insertion:
-    form = clause.node.form.text if clause else "parallel"
-    if clause is not None and form not in ("parallel", "sequential"):
-        message, place = (
-            f"`{form}` is not a form of insertion",
-            clause.beside(clause.node.form).place,
-        )
+    if clause is None:
+        return "parallel"
+    form = clause.node.form
+    if form.text not in ("parallel", "sequential"):
+        message, place = f"`{form.text}` is not a form of insertion", clause.beside(form).place
         report.error("M305", message, place, help="it is `parallel` or `sequential`")
         return "parallel"
-    return cast("Insertion", form)
+    return cast("Insertion", form.text)
 
 
 def _position(declared: Declarations, report: Report) -> Selector | None:
@@ -187,14 +186,7 @@ def _lower_lets(declared: Declarations, scope: Scope, report: Report) -> None:
         written.setdefault(let.node.name.text, let.beside(let.node.value))
     for function in clauses.of(n.Function):
         written.setdefault(function.node.name.text, function.beside(function.node.value))
-    reads = {
-        name: {
-            node.text
-            for node in walk(value.node)
-            if isinstance(node, n.Name) and node.text in written
-        }
-        for name, value in written.items()
-    }
+    reads = {name: _names_among(written, value.node) for name, value in written.items()}
     scope.lets.update(dict.fromkeys(written))
     for circle in _circles(reads):
         shown = [f"`{name}`" for name in (*circle, circle[0])]
@@ -209,7 +201,13 @@ def _lower_lets(declared: Declarations, scope: Scope, report: Report) -> None:
             scope.lets[name] = lower_expression(value, source, scope, literal=name in lets)
 
 
-def _order(reads: dict[str, set[str]]) -> list[str]:
+def _names_among(names: Container[str], expr: n.Expr) -> list[str]:
+    """Those of the names that an expression reads as values, each once."""
+    found = (node.text for node in walk(expr) if isinstance(node, n.Name))
+    return list(dict.fromkeys(name for name in found if name in names))
+
+
+def _order(reads: dict[str, list[str]]) -> list[str]:
     """Names such that each comes after all that it reads; without those that need a circle."""
     sorter, order = TopologicalSorter(reads), list[str]()
     with suppress(CycleError):  # What is on no circle still comes in order.
@@ -220,7 +218,7 @@ def _order(reads: dict[str, set[str]]) -> list[str]:
     return order
 
 
-def _circles(reads: dict[str, set[str]]) -> list[list[str]]:
+def _circles(reads: dict[str, list[str]]) -> list[list[str]]:
     """Circles among names, each from its first name on, in which each reads the next."""
     found: list[list[str]] = []
     left, number = dict(reads), {name: index for index, name in enumerate(reads)}
@@ -231,7 +229,12 @@ def _circles(reads: dict[str, set[str]]) -> list[list[str]]:
             circle = error.args[1][:0:-1]
             start = circle.index(min(circle, key=number.__getitem__))
             found.append(circle[start:] + circle[:start])
-            left = {name: known - {*circle} for name, known in left.items() if name not in circle}
+            gone = set(circle)
+            left = {
+                name: [other for other in others if other not in gone]
+                for name, others in left.items()
+                if name not in gone
+            }
         else:
             break
     return found

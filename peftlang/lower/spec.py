@@ -8,13 +8,13 @@ from typing import Literal
 from peftlang.diagnostics import Diagnostic, Source, Span, did_you_mean
 from peftlang.ir.method import HyperParameter, fixed
 from peftlang.lower.arguments import hyper_parameters, known, with_defaults
+from peftlang.lower.check import lower_ties
 from peftlang.lower.contracts import equivalents
 from peftlang.lower.flatten import flatten, labels_of
 from peftlang.lower.load import Definition, Loader, Unit, find_source
 from peftlang.lower.methods import lower_use
 from peftlang.lower.report import Place, Report, SpecError
 from peftlang.lower.selectors import lower_selector
-from peftlang.lower.ties import lower_ties
 
 NOTHING_DEFINED = "this spec defines no method and no adapter"
 

@@ -16,8 +16,7 @@ from peftlang.ir.types import Level, Type
 from peftlang.lower.arguments import Callee, bind
 from peftlang.lower.constants import CALLABLE
 from peftlang.lower.declare import Clauses
-from peftlang.lower.dimensions import in_brackets, read_dim, read_shape
-from peftlang.lower.expressions import lower_expression
+from peftlang.lower.expressions import in_brackets, lower_expression, read_dim, read_shape
 from peftlang.lower.report import Fault, Placed, Report, every
 from peftlang.lower.scope import SITE_VALUES, Scope
 from peftlang.lower.walk import offsets
@@ -101,9 +100,9 @@ def _start(clause: Placed[n.Param | n.Buffer], dims: tuple[Dim, ...], scope: Sco
         raise Fault("N103", f"there is no initialiser `{name.text}`", name, help=advice)
     value = lower_expression(expr, clause.source, scope, at_start=True)
     if value.type.dims != dims:
-        advice_ = f"`constant({clause.source.slice(expr.span)})` fills it"
         message = f"the tensor is {in_brackets(dims)}, and this value is {value.type}"
-        raise Fault("T208", message, expr, help=None if value.type.dims else advice_)
+        fills = f"`constant({clause.source.slice(expr.span)})` fills it"
+        raise Fault("T208", message, expr, help=None if value.type.dims else fills)
     return Init(expression=value)
 
 
