@@ -33,10 +33,16 @@ class Interpreter:
     """
 
     def __init__(
-        self, t: Any, sizes: Mapping[str, int], lookup: Callable[[str], Any], *,
-        training: bool = False, half: bool = False, site: Any = None,
+        self,
+        t: Any,
+        sizes: Mapping[str, int],
+        lookup: Callable[[str], Any],
+        *,
+        training: bool = False,
+        half: bool = False,
+        site: Any = None,
         real: Callable[[Dim], Any] = lambda _: None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._t, self._sizes, self._lookup = t, sizes, lookup
         self._training, self._half, self._site = training, half, site
         self._real = real

@@ -255,7 +255,7 @@ class _Lowering:
         try:
             type_ = entry.rule(Signature(tuple(args), dict(keywords), over))
             if len(type_.dims) > MAX_RANK:
-                raise TypeFact(f"{type_} has more than {MAX_RANK} dimensions", code="T213")
+                raise TypeFact("T213", f"{type_} has more than {MAX_RANK} dimensions")
         except TypeFact as fact:
             raise self._ill_typed(fact, node, args, written, at) from fact
         except TooComplex as error:

@@ -18,6 +18,7 @@ def _aligned(call: Signature, advice: str | None = None) -> Type:
     if len(result.dims) > max(len(left.dims), len(right.dims)):
         apart = not set(left.dims) & set(right.dims)
         raise TypeFact(
+            "T201",
             f"{left} and {right} do not line up: each has a dimension that the other has not",
             help=advice if apart else None,
         )

@@ -60,16 +60,17 @@ def _core_rule(call: Signature) -> Type:
     count = (len(call.args) - 3) // 2
     number = which.value if isinstance(which, Number) else None
     if not isinstance(number, int) or not 1 <= number <= count:
-        raise TypeFact(f"the number of a core is written out, from 1 to {count}", code="T211",
-                       argument=1)  # fmt: skip
+        raise TypeFact("T211", f"the number of a core is written out, from 1 to {count}", 1)
     sizes = [call.dim(index) for index in range(3, len(call.args))]
     if len(sizes) != 2 * count:
-        raise TypeFact("there are as many sizes of rows as of columns", code="T209")
+        raise TypeFact("T209", "there are as many sizes of rows as of columns")
     rows, columns = sizes[:count], sizes[count:]
     for axis, parts in enumerate((rows, columns)):
         if product(parts) != have.dims[axis]:
-            raise TypeFact(f"`{have.dims[axis]}` is wanted as a product, and this is "
-                           f"`{product(parts)}`", code="T210")  # fmt: skip
+            raise TypeFact(
+                "T210",
+                f"`{have.dims[axis]}` is wanted as a product, and this is `{product(parts)}`",
+            )
     one, bond, k = Dim.of(1), call.dim(2), number - 1
     left, right = one if k == 0 else bond, one if k == count - 1 else bond
     return have.with_dims(left, rows[k], columns[k], right)
@@ -108,7 +109,7 @@ def _core(call: Evaluation) -> Any:
 def _part_rule(call: Signature) -> Type:
     have = call.types[0]
     if not have.dims:
-        raise TypeFact("this has no dimensions, so it has no part", code="T209", argument=0)
+        raise TypeFact("T209", "this has no dimensions, so it has no part", 0)
     call.dim(1)
     return have.with_dims(call.dim(2), *have.dims[1:])
 
@@ -123,8 +124,9 @@ def _part(call: Evaluation) -> Any:
     if first < 0 or first + count > size:
         raise PeftError(
             f"`part` takes {count} entries from number {first} of `{have[0]}`, which is {size}",
-            code="S408", help="entries are counted from 0",
-        )  # fmt: skip
+            code="S408",
+            help="entries are counted from 0",
+        )
     return call.args[0].narrow(-len(have), first, count)
 
 

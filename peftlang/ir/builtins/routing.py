@@ -12,12 +12,14 @@ from peftlang.ir.types import Level, Type, TypeFact
 def _along_one(call: Signature) -> Type:
     have = call.tensor()
     if len(call.over) != 1:
-        raise TypeFact("which dimension it chooses along is not said", code="T207",
-                       help=f"add `over` and one of {have}")  # fmt: skip
+        raise TypeFact(
+            "T207",
+            "which dimension it chooses along is not said",
+            help=f"add `over` and one of {have}",
+        )
     if have.dims.count(call.over[0]) != 1:
         how = "occurs more than once in" if call.over[0] in have.dims else "is not a dimension of"
-        raise TypeFact(f"`{call.over[0]}` {how} {have}", code="T207", argument=0,
-                       help=f"name one of {have}")  # fmt: skip
+        raise TypeFact("T207", f"`{call.over[0]}` {how} {have}", 0, help=f"name one of {have}")
     return have
 
 
@@ -40,7 +42,7 @@ def _same_rule(call: Signature) -> Type:
 def _jitter_rule(call: Signature) -> Type:
     width = call.types[1]
     if width.dims or width.level is not Level.CONST or names(call.args[1]):
-        raise TypeFact("the width of the noise is a number", code="T209", argument=1)
+        raise TypeFact("T209", "the width of the noise is a number", 1)
     return _same_rule(call)
 
 

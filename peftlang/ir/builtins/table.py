@@ -30,8 +30,12 @@ class Signature:
         """Operand ``index`` read as a dimension: ``reshape(v, d_h, r)``."""
         found = as_dim(self.args[index])
         if found is None:
-            raise TypeFact("a dimension is wanted here", code="T211", argument=index,
-                           help="write whole numbers, dimensions, `+ - * /`")  # fmt: skip
+            raise TypeFact(
+                "T211",
+                "a dimension is wanted here",
+                index,
+                help="write whole numbers, dimensions, `+ - * /`",
+            )
         return found
 
     def tensor(self, index: int = 0) -> Type:
@@ -42,7 +46,7 @@ class Signature:
         """
         have = self.types[index]
         if not have.dims and have.level is Level.CONST and not names(self.args[index]):
-            raise TypeFact("a tensor is wanted, and this is a number", code="T209", argument=index)
+            raise TypeFact("T209", "a tensor is wanted, and this is a number", index)
         return self.inexact(index)
 
     def inexact(self, index: int = 0) -> Type:
@@ -50,8 +54,9 @@ class Signature:
         have = self.types[index]
         number = not have.dims and have.level is Level.CONST
         if have.kind in ("int", "bool") and not number:
-            raise TypeFact(f"this holds whole numbers, {have}", code="T209", argument=index,
-                           help="`1.0 * …` makes them real")  # fmt: skip
+            raise TypeFact(
+                "T209", f"this holds whole numbers, {have}", index, help="`1.0 * …` makes them real"
+            )
         return have
 
 
@@ -219,6 +224,9 @@ def _as_dim(node: Expr, below: list[Dim | None]) -> Dim | None:
 
 
 _DIM_OPERATORS: dict[str, Callable[..., Dim]] = {
-    "+": Dim.__add__, "-": Dim.__sub__, "*": Dim.__mul__, "/": Dim.__truediv__,
+    "+": Dim.__add__,
+    "-": Dim.__sub__,
+    "*": Dim.__mul__,
+    "/": Dim.__truediv__,
     "neg": Dim.__neg__,
-}  # fmt: skip
+}

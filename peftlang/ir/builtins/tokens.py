@@ -20,14 +20,15 @@ def _check_ids(call: Signature, start: int) -> None:
         if isinstance(arg, Number) and isinstance(arg.value, str):
             if arg.value not in KINDS_OF_ID:
                 known = "there are " + ", ".join(f'"{kind}"' for kind in KINDS_OF_ID)
-                raise TypeFact(f'"{arg.value}" names no kind of token', code="T211",
-                               argument=place, help=known)  # fmt: skip
+                raise TypeFact("T211", f'"{arg.value}" names no kind of token', place, help=known)
             continue
         if have.dims or have.level is not Level.CONST or have.kind != "int":
-            raise TypeFact(f"a token's id is a whole number, and this is {have}", code="T211",
-                           argument=place,
-                           help="write a number, an `int` hyper-parameter, or a text such as "
-                           '"cls"')  # fmt: skip
+            raise TypeFact(
+                "T211",
+                f"a token's id is a whole number, and this is {have}",
+                place,
+                help='write a number, an `int` hyper-parameter, or a text such as "cls"',
+            )
 
 
 def _is_rule(call: Signature) -> Type:

@@ -22,13 +22,13 @@ def _gates(call: Signature) -> Type:
 def _dropout_rule(call: Signature) -> Type:
     probability = call.types[1]
     if probability.dims or probability.level is not Level.CONST or names(call.args[1]):
-        raise TypeFact("the probability is a number", code="T209", argument=1)
+        raise TypeFact("T209", "the probability is a number", 1)
     return call.tensor()
 
 
 def _l0_rule(call: Signature) -> Type:
     if call.tensor().level is not Level.CONST:
-        raise TypeFact("gates are parameters, the same for every input", code="T209", argument=0)
+        raise TypeFact("T209", "gates are parameters, the same for every input", 0)
     return Type()
 
 
