@@ -123,7 +123,7 @@ def trained(found: Method) -> set[str]:
         values = {**tensors, "x": drawn(2, 3, 3), "h": drawn(2, 3, 4)}
         result = Interpreter(torch, SIZES, values.__getitem__)(found.compositions[0].value)
         loss = (result * drawn(*result.shape)).sum()
-        if not loss.requires_grad:
+        if loss.grad_fn is None:
             return set()
         grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         with torch.no_grad():
