@@ -141,18 +141,18 @@ def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _in_copies(make: Callable[[InitCall], Any]) -> Callable[[InitCall], Any]:
-    """``make`` with the keyword ``copies``: each row is drawn once, and stands that many times.
-
-    The last one stands fewer times where the rows do not divide.
-    """
+    """``make`` with the keyword ``copies``: each row is drawn once, and stands that many times."""
 
     def made(call: InitCall) -> Any:
         copies = int(call.keywords["copies"])
         if copies == 1 or not call.shape:
             return make(call)
         rows, *rest = call.shape
-        drawn = make(replace(call, shape=(-(-rows // copies), *rest)))
-        return drawn[call.t.arange(rows) // copies]
+        if rows % copies:
+            message = f"`copies = {copies}` does not divide {rows} rows"
+            raise PeftError(message, code="S408", help=f"choose a multiple of {copies}")
+        drawn = make(replace(call, shape=(rows // copies, *rest)))
+        return drawn.repeat_interleave(copies, dim=0)
 
     return made
 

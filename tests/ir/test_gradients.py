@@ -125,7 +125,7 @@ def trained(found: Method) -> set[str]:
         loss = (result * drawn(*result.shape)).sum()
         if loss.grad_fn is None:
             return set()
-        grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        grads: Any = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         with torch.no_grad():
             for value, grad in zip(parameters.values(), grads, strict=True):
                 value -= 0.01 * (0 if grad is None else grad.clamp(-1, 1))

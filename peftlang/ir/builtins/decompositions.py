@@ -46,8 +46,12 @@ def _qr(t: Any, matrix: Any) -> tuple[Any, Any]:
 
 
 def _leading(call: Evaluation, factor: Any, axis: int) -> Any:
-    """The first ``r`` rows or columns of a factor, where the operand is."""
-    return factor.narrow(axis, 0, call.size(call.result.dims[axis])).to(call.args[0])
+    """The first ``r`` rows or columns of a factor, where the operand is; all if it has fewer.
+
+    It has fewer at no site of a model, which `at_most` keeps it from.
+    """
+    count = min(map(call.size, (call.result.dims[axis], *call.types[0].dims)))
+    return factor.narrow(axis, 0, count).to(call.args[0])
 
 
 def _rank(call: Apply) -> tuple[int, tuple[Dim, ...]]:
