@@ -5,6 +5,9 @@ from peftlang.ir.expr import Apply, Expr, Ref, children, postorder
 from peftlang.ir.method import Method
 from peftlang.ir.starting import ZERO, Starts
 
+MAX_ROUNDS = 32
+"""How many parameters one after the other are followed, each moved by the one before it."""
+
 
 def never_trained(method: Method) -> list[str]:
     """Parameters whose gradient is zero for ever, in the order of their declarations.
@@ -23,12 +26,14 @@ def never_trained(method: Method) -> list[str]:
     left = [t.name for t in method.tensors if t.trainable and t.name in read]
     inits = {tensor.name: tensor.init for tensor in method.tensors}
     moved: frozenset[str] = frozenset()
-    while left:
+    for _ in range(MAX_ROUNDS):
         reached = _reached(roots, nodes, Starts(inits, moved))
         if reached.isdisjoint(left):
             return left
         moved |= reached
         left = [name for name in left if name not in moved]
+        if not left:
+            break
     return []
 
 
