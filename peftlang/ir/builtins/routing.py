@@ -5,8 +5,8 @@ from typing import Any
 from peftlang.ir.builtins.layout import axes
 from peftlang.ir.builtins.table import Builtin, Evaluation, Signature
 from peftlang.ir.dims import Dim
-from peftlang.ir.expr import Apply, names
-from peftlang.ir.types import Level, Type, TypeFact
+from peftlang.ir.expr import Apply
+from peftlang.ir.types import Type, TypeFact
 
 
 def _along_one(call: Signature) -> Type:
@@ -40,8 +40,7 @@ def _same_rule(call: Signature) -> Type:
 
 
 def _jitter_rule(call: Signature) -> Type:
-    width = call.types[1]
-    if width.dims or width.level is not Level.CONST or names(call.args[1]):
+    if not call.is_number(1):
         raise TypeFact("T209", "the width of the noise is a number", 1)
     return _same_rule(call)
 

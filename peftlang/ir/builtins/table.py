@@ -38,25 +38,27 @@ class Signature:
             )
         return found
 
+    def is_number(self, index: int) -> bool:
+        """Whether an operand is a plain number, which no tensor has a part in."""
+        have = self.types[index]
+        return not have.dims and have.level is Level.CONST and not names(self.args[index])
+
     def tensor(self, index: int = 0) -> Type:
         """The type of an operand that has to be a tensor of real or complex numbers.
 
         Raises:
             TypeFact: T209, it is a plain number, or it holds whole numbers.
         """
-        have = self.types[index]
-        if not have.dims and have.level is Level.CONST and not names(self.args[index]):
+        if self.is_number(index):
             raise TypeFact("T209", "a tensor is wanted, and this is a number", index)
         return self.inexact(index)
 
     def inexact(self, index: int = 0) -> Type:
         """The type of an operand that may be a number, or a tensor but not of whole numbers."""
         have = self.types[index]
-        number = not have.dims and have.level is Level.CONST
-        if have.kind in ("int", "bool") and not number:
-            raise TypeFact(
-                "T209", f"this holds whole numbers, {have}", index, help="`1.0 * …` makes them real"
-            )
+        if have.kind in ("int", "bool") and not self.is_number(index):
+            message = f"this holds whole numbers, {have}"
+            raise TypeFact("T209", message, index, help="`1.0 * …` makes them real")
         return have
 
 
