@@ -11,13 +11,13 @@ from fnmatch import fnmatchcase
 from peftlang.diagnostics import PeftError
 from peftlang.ir.builtins import BUILTINS
 from peftlang.ir.dims import Indivisible, UnboundDim
-from peftlang.ir.expr import Apply, Expr, Number, Rewriter, names, postorder
+from peftlang.ir.expr import Apply, Expr, Number, Rewriter, names
 from peftlang.ir.method import Adapter, Method, Use
 from peftlang.ir.places import in_scope, matches
 from peftlang.ir.plan import Placement, Plan, Site, Tapped
 from peftlang.ir.reach import asking
 from peftlang.ir.selector import Target
-from peftlang.ir.sizes import all_dims, site_sizes, too_many
+from peftlang.ir.sizes import all_dims, counts_too_many, out_of_range, site_sizes
 from peftlang.ir.soft_tokens import parts_before
 from peftlang.ir.types import Type
 from peftlang.prompts.layers import with_beside
@@ -55,7 +55,8 @@ def resolved(
 
     Raises:
         PeftError: S402, a selector matches nothing; S403, a name is not there at a site;
-            S404, S405, no such layer or side; S407, no such role; S408, a size does not divide.
+            S404, S405, no such layer or side; S407, no such role; S408, a size or number does not
+            fit; S426, more entries are wanted than there are.
     """
     placements, used, read = [], {}, {}
     for use in adapter.uses:
@@ -120,14 +121,12 @@ def _check(use: Use, site: Site, taps: Mapping[str, Tapped]) -> None:
 
 
 def _check_counts(use: Use, site: Site, sizes: Mapping[str, int]) -> None:
-    for node in postorder(*(c.value for c in use.method.compositions), *use.method.penalties):
-        excess = too_many(node, sizes) if isinstance(node, Apply) else None
-        if excess is not None:
-            raise PeftError(
-                f"`{use.method.name}` does not fit {site.id}: `{node.op}` {excess}",  # type: ignore[union-attr]
-                code="S408",
-                help="choose fewer",
-            )
+    what = f"`{use.method.name}` does not fit {site.id}"
+    for fact in counts_too_many(use.method, sizes):
+        raise PeftError(f"{what}: {fact}", code="S426", help="choose fewer")
+    for fact in out_of_range(use.method, sizes):
+        advice = "choose other arguments, or leave such sites out with `except`"
+        raise PeftError(f"{what}: {fact}", code="S408", help=advice)
 
 
 def _check_names(method: Method, site: Site) -> None:

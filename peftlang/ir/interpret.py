@@ -34,10 +34,16 @@ class Interpreter:
     """
 
     def __init__(
-        self, t: Any, sizes: Mapping[str, int], lookup: Callable[[str], Any], *,
-        training: bool = False, precise: Callable[[Any], Any] | None = None, site: Any = None,
+        self,
+        t: Any,
+        sizes: Mapping[str, int],
+        lookup: Callable[[str], Any],
+        *,
+        training: bool = False,
+        precise: Callable[[Any], Any] | None = None,
+        site: Any = None,
         real: Callable[[Dim], Any] = lambda _: None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._t, self._sizes, self._lookup = t, sizes, lookup
         self._training, self._precise, self._site = training, precise, site
         self._real = real

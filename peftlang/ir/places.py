@@ -7,9 +7,13 @@ from peftlang.ir.plan import Site
 from peftlang.ir.selector import Comparison, Selector, Target
 
 OPERATORS: dict[str, Callable[[int, int], bool]] = {
-    "<": int.__lt__, "<=": int.__le__, ">": int.__gt__, ">=": int.__ge__,
-    "==": int.__eq__, "!=": int.__ne__,
-}  # fmt: skip
+    "<": int.__lt__,
+    "<=": int.__le__,
+    ">": int.__gt__,
+    ">=": int.__ge__,
+    "==": int.__eq__,
+    "!=": int.__ne__,
+}
 
 GLOB_ROLES = ("linear", "head", "norm", "embed", "block", "module")
 """What a module path by itself means: what its own kind of module is."""

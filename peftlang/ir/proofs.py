@@ -15,7 +15,7 @@ from peftlang.ir.linearity import Degree, dependence
 from peftlang.ir.method import Contract, Init, Method, TapDef
 from peftlang.ir.positions import BLOCK, CORE, EMBED, NORM, POSITIONS, PROJECTION, PROMPT
 from peftlang.ir.reach import mixing, reads
-from peftlang.ir.starting import starts_as
+from peftlang.ir.starting import UNDEFINED, starts_as
 from peftlang.ir.types import Level
 
 Verdict = Literal["proved", "refuted", "undecided"]
@@ -34,15 +34,16 @@ def prove(contract: Contract, method: Method, role: str) -> Proof:
     name, subject = contract.property, contract.subject
     if name in ("causal", "token_local"):
         return local(method, role, strict=name == "token_local")
-    by_role = {"identity_at_init": lambda: starts_at_the_base(method),
-               "mergeable": lambda: mergeable(method, role),
-               "trainable": lambda: trainable(contract, method)}  # fmt: skip
-    if name in by_role:
-        return by_role[name]()
+    if name == "identity_at_init":
+        return starts_at_the_base(method)
+    if name == "mergeable":
+        return mergeable(method, role)
+    if name == "trainable":
+        return trainable(contract, method)
+    if subject is None:
+        return Proof("undecided", "decided by running")
     of_matrix = {"orthogonal": orthogonal, "symmetric": symmetric}
-    if subject is not None:
-        return rank(contract) if name == "rank" else of_matrix[name](subject)
-    return Proof("undecided", "decided by running")
+    return rank(contract) if name == "rank" else of_matrix[name](subject)
 
 
 def starts_at_the_base(method: Method) -> Proof:
@@ -52,6 +53,9 @@ def starts_at_the_base(method: Method) -> Proof:
         found = starts_as(composition.value, inits)
         if found == ("ref", composition.target):
             continue
+        if found == UNDEFINED:
+            what = "a division by zero, or the like"
+            return Proof("refuted", f"`{composition.target}` starts undefined: there is {what}")
         if found[0] == "num":
             return Proof("refuted", f"`{composition.target}` starts at {found[1]:g} everywhere")
         if _adds_a_number(found, composition.target):
@@ -125,8 +129,11 @@ def local(method: Method, role: str, *, strict: bool) -> Proof:
         return Proof("refuted", "it reads the whole sequence at another site, later tokens with it")
     for composition in method.compositions:
         read = {n.name for n in postorder(composition.value) if isinstance(n, Ref)}
-        shared = {n for n in read | {composition.target}
-                  if n in scope and scope[n].level is Level.EXAMPLE}  # fmt: skip
+        shared = {
+            name
+            for name in read | {composition.target}
+            if name in scope and scope[name].level is Level.EXAMPLE
+        }
         if strict and shared:
             return Proof("refuted", f"`{min(shared)}` is read by every token")
         reach |= {reads(n) for n in postorder(composition.value) if isinstance(n, Apply)}
@@ -226,6 +233,3 @@ def symmetric(expr: Expr) -> Proof:
     if isinstance(expr, Apply) and expr.op == "skew":
         return Proof("undecided", "a skew-symmetric matrix is symmetric only where it is zero")
     return Proof("undecided", "no rule says that it is symmetric")
-
-
-__all__ = ["Proof", "Verdict", "prove"]

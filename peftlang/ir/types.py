@@ -33,10 +33,6 @@ class Type:
     kind: Kind = "float"
 
     @property
-    def is_scalar(self) -> bool:
-        return not self.dims
-
-    @property
     def size(self) -> Dim:
         """Number of elements, for one token or one row where the level says so."""
         return product(self.dims)
@@ -55,25 +51,24 @@ class TypeFact(Exception):
     """A short fact about an ill-typed expression; the checker adds place and source line.
 
     Args:
-        message: What is wrong, in the user's terms.
         code: The diagnostic's code, one of the T2xx family.
-        help: The edit that mends it, where there is one.
+        message: What is wrong, in the user's terms.
         argument: Index of the argument at fault; None for the whole expression.
+        help: The edit that mends it, where there is one.
     """
 
     def __init__(
-        self, message: str, *, code: str = "T201", help: str | None = None,
-        argument: int | None = None,
-    ) -> None:  # fmt: skip
+        self, code: str, message: str, argument: int | None = None, *, help: str | None = None
+    ) -> None:
         super().__init__(message)
-        self.message, self.code, self.help, self.argument = message, code, help, argument
+        self.code, self.message, self.argument, self.help = code, message, argument, help
 
 
 def align(left: Type, right: Type) -> Type:
     """The type of an elementwise operation: dimensions are aligned by name.
 
     Raises:
-        TypeFact: T202, a name occurs twice in an operand, so its partner is ambiguous.
+        TypeFact: T202, a name that both have occurs twice in one, so its partner is ambiguous.
     """
     dims = align_dims(left.dims, right.dims)
     return Type(dims, max(left.level, right.level), _join_kinds(left.kind, right.kind))
@@ -85,15 +80,16 @@ def align_dims(left: tuple[Dim, ...], right: tuple[Dim, ...]) -> tuple[Dim, ...]
         return left
     if not left:
         return right
-    for number, dims in enumerate((left, right)):
-        twice = next((d for d in dims if dims.count(d) > 1), None)
+    for number, (dims, others) in enumerate(((left, right), (right, left))):
+        # A name that the other operand has not needs no partner, however often it occurs.
+        twice = next((d for d in dims if dims.count(d) > 1 and d in others), None)
         if twice is not None:
             raise TypeFact(
+                "T202",
                 f"dimension `{twice}` occurs twice in [{', '.join(map(str, dims))}], so it is "
-                "ambiguous which one the other operand's dimensions line up with",
-                code="T202",
+                f"ambiguous which one lines up with the other operand's `{twice}`",
+                number,
                 help="say it with a product: `diag(v) @ M` scales rows, `M @ diag(v)` columns",
-                argument=number,
             )
     if set(left) < set(right):
         return right
@@ -112,8 +108,8 @@ def contract(left: Type, right: Type) -> tuple[Type, int]:
     if not left.dims or not right.dims:
         side = "left" if not left.dims else "right"
         raise TypeFact(
+            "T201",
             f"`@` contracts dimensions, but the {side} operand is a single number",
-            code="T201",
             help="use `*` to scale",
         )
     summed = left.dims[-1]
@@ -123,9 +119,9 @@ def contract(left: Type, right: Type) -> tuple[Type, int]:
             kind = _join_kinds(left.kind, right.kind)
             return Type(dims, max(left.level, right.level), kind), batched
     raise TypeFact(
+        "T201",
         f"`@` cannot contract {left} with {right}: the last dimension on the left is "
         f"`{summed}`, and the right operand offers `{right.dims[0]}`",
-        code="T201",
         help=_contract_help(left, right),
     )
 

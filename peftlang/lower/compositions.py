@@ -1,4 +1,4 @@
-"""Compositions: what the change may write, and that it fits there."""
+"""Compositions: what a method may write at a site, and that the change fits there."""
 
 from collections.abc import Mapping
 
@@ -9,11 +9,11 @@ from peftlang.ir.dims import Dim
 from peftlang.ir.expr import Apply, Expr, Ref, names, postorder
 from peftlang.ir.method import Composition
 from peftlang.ir.types import Level, Type, TypeFact
-from peftlang.lower.clauses import Clauses, Placed
-from peftlang.lower.expressions import Expressions
-from peftlang.lower.names import Names
-from peftlang.lower.report import Place, Report
-from peftlang.lower.scopes import Site
+from peftlang.lower.declare import Clauses
+from peftlang.lower.expressions import lower_expression
+from peftlang.lower.report import Fault, Faults, Place, Placed, Report
+from peftlang.lower.scope import Scope
+from peftlang.lower.walk import offsets
 from peftlang.syntax import nodes as n
 
 _TARGETS = ("h", "x", "q", "k", "v", "W", "b")
@@ -28,170 +28,127 @@ _VARIES = {
 }
 
 
-class Compositions:
-    """Lowers the compositions of a method at one kind of site.
+def lower_compositions(
+    clauses: Clauses, carried: Mapping[str, Type], scope: Scope, report: Report
+) -> list[Composition]:
+    """The compositions of a method, ``h = h + function`` where none is written.
 
     Args:
-        expressions: Lowers their values.
-        names: What the method declares.
-        carried: Types of its carried states.
-        site: The kind of site.
-        insertion: ``parallel`` or ``sequential``.
-        report: Takes what is wrong.
+        clauses: The method's.
+        carried: The types of its carried states.
+        scope: What names stand for.
+        report: Takes M302, M303, M316, M319, S403, T208 and what the expressions get wrong.
     """
+    written, function = clauses.of(n.Composition), clauses.only(n.Function)
+    if not written and function is not None:
+        return report.each([function], lambda clause: _default(clause, scope))
+    done = report.each(written, lambda clause: _composition(clause, carried, scope))
+    if len(done) == len(written):
+        report.each(written, lambda clause: _check_lengths(done, clause))
+    return done
 
-    def __init__(
-        self, expressions: Expressions, names: Names, carried: Mapping[str, Type], site: Site,
-        insertion: str, report: Report,
-    ) -> None:  # fmt: skip
-        self._expressions, self._names, self._carried = expressions, names, carried
-        self._site, self._insertion, self._report = site, insertion, report
 
-    def lower(self, clauses: Clauses, lets: Mapping[str, Expr | None]) -> list[Composition]:
-        """The compositions, ``h = h + function`` where none is written."""
-        if not clauses.compositions and clauses.function is not None:
-            found = self._default(clauses.function, lets)
-            return [found] if found else []
-        lowered = [self._composition(entry) for entry in clauses.compositions]
-        done = [composition for composition in lowered if composition is not None]
-        if len(done) == len(lowered):
-            self._check_lengths(done, clauses)
-        return done
+def _default(function: Placed[n.Function], scope: Scope) -> Composition:
+    name, written = function.node.name.text, function.node.value
+    value = scope.lets.get(name)
+    if value is None:
+        raise Faults  # What is wrong with the function has been said.
+    old = Ref("h", scope.site.values["h"])
+    text = function.beside(written).text
+    what = f"`h = h + {text}`" if len(text) <= 30 else "`h` and the function together"
+    try:
+        type_ = BUILTINS["+"].rule(Signature((old, value)))
+    except TypeFact:
+        type_ = value.type
+    total = Apply("+", (old, value), type_)
+    if not _same_shape("h", type_, old.type):
+        message = f"`h` is {old.type}, and {what} is {value.type}"
+        raise Fault("T208", message, written, help=_shape_help("h", type_, old.type))
+    _check_values("h", total, old.type, function.beside(written).place, scope)
+    return Composition(target="h", value=total)
 
-    def _default(
-        self, function: Placed[n.Function], lets: Mapping[str, Expr | None]
-    ) -> Composition | None:
-        value = lets.get(function.node.name.text)
-        if value is None:
-            return None
-        place = Place(function.source, function.node.value.span)
-        old = Ref("h", self._site.values["h"])
-        try:
-            type_ = BUILTINS["+"].rule(Signature((old, value)))
-        except TypeFact:
-            type_ = value.type
-        total = Apply("+", (old, value), type_)
-        if not self._fits("h", total, place, function=value):
-            return None
-        return Composition(target="h", value=total)
 
-    def _composition(self, entry: Placed[n.Composition]) -> Composition | None:
-        target = entry.node.target.text
-        place = Place(entry.source, entry.node.target.span)
-        if not self._check_target(target, place):
-            return None
-        value = self._expressions.lower(entry.node.value, entry.source)
-        if value is None or self._reads_its_own_result(target, value, place):
-            return None
-        if not self._fits(target, value, Place(entry.source, entry.node.value.span)):
-            return None
-        span = (entry.node.span.start, entry.node.span.end)
-        return Composition(target=target, value=value, span=span)
+def _composition(
+    clause: Placed[n.Composition], carried: Mapping[str, Type], scope: Scope
+) -> Composition:
+    node, target = clause.node, clause.node.target.text
+    if target not in carried:
+        _check_target(node.target, scope)
+    value = lower_expression(node.value, clause.source, scope)
+    if target == "x" and "h" in names(value):
+        message = "`h` comes out of what goes in by `x`, so a change of `x` cannot read it"
+        raise Fault("M302", message, node.target, help="write `h`, or read `x`")
+    wanted, have = carried.get(target) or scope.site.values[target], value.type
+    if not _same_shape(target, have, wanted):
+        message = f"`{target}` is {wanted}, and this is {have}"
+        raise Fault("T208", message, node.value, help=_shape_help(target, have, wanted))
+    _check_values(target, value, wanted, clause.beside(node.value).place, scope)
+    return Composition(target=target, value=value, span=offsets(node))
 
-    def _reads_its_own_result(self, target: str, value: Expr, place: Place) -> bool:
-        """Whether a change of what goes in reads what comes out."""
-        if target != "x" or "h" not in names(value):
-            return False
-        self._report.error("M302", "`h` comes out of what goes in by `x`, so a change of `x` "
-                           "cannot read it", place, help="write `h`, or read `x`")  # fmt: skip
+
+def _check_target(node: n.Ident, scope: Scope) -> None:
+    target, site = node.text, scope.site
+    if target in site.targets:
+        return
+    has = ", ".join(f"`{name}`" for name in _TARGETS if name in site.targets)
+    if target not in _TARGETS:
+        message = f"`{target}` is nothing that a composition can write"
+        raise Fault("M302", message, node, help=did_you_mean(target, _TARGETS) or f"write {has}")
+    if target == "x" and "x" in site.values:
+        why = f"`x` at {site.position} is read by more than one projection"
+        if scope.insertion == "sequential":
+            why = "with sequential insertion `x` is the output"
+        raise Fault("M302", f"{why}, and cannot be written", node, help=f"write one of {has}")
+    message = f"a site at {site.position} has no `{target}`"
+    raise Fault("S403", message, node, help=f"it has {has}")
+
+
+def _check_values(target: str, value: Expr, wanted: Type, place: Place, scope: Scope) -> None:
+    """A target takes real numbers that vary no more than it does, of its own row of the batch."""
+    if value.type.level > wanted.level:
+        raise _varies(target, value, wanted, place, scope)
+    for node in postorder(value):
+        if isinstance(node, Apply) and averages_batch(node):
+            message = f"`{target}` of one row would depend on the other rows of the batch"
+            advice = "`pool(…)` is the mean of each row; `over batch` is for penalties"
+            raise Fault("M319", message, scope.place(node) or place, help=advice)
+    if value.type.kind == "complex":
+        message = f"`{target}` is real, and this is complex"
+        raise Fault("T208", message, place, help="`real(…)` of it")
+
+
+def _varies(target: str, value: Expr, wanted: Type, place: Place, scope: Scope) -> Fault:
+    read = (node for node in postorder(value) if isinstance(node, Ref))
+    cause = next((ref for ref in read if ref.type.level > wanted.level), None)
+    at = (cause and scope.place(cause)) or place
+    name = cause.name if cause is not None else "this"
+    if target in ("W", "b"):
+        message = f"`{target}` is a weight, the same for every token, and `{name}` is not"
+        labels = [] if at == place else [(place, f"composed into `{target}`")]
+        advice = "a change that reads the hidden state is composed with `h`"
+        return Fault("M303", message, at, help=advice, labels=labels)
+    message = f"`{target}` {_VARIES[wanted.level]}, and `{name}` {_VARIES[value.type.level]}"
+    return Fault("M316", message, at, help="compose what reads single tokens with `h`")
+
+
+def _same_shape(target: str, have: Type, wanted: Type) -> bool:
+    if have.dims == wanted.dims:
         return True
-
-    def _check_target(self, target: str, place: Place) -> bool:
-        if target in self._site.targets or target in self._carried:
-            return True
-        has = ", ".join(f"`{name}`" for name in _TARGETS if name in self._site.targets)
-        if target not in _TARGETS:
-            self._report.error("M302", f"`{target}` is nothing that a composition can write", place,
-                               help=did_you_mean(target, _TARGETS) or f"write {has}")  # fmt: skip
-        elif target == "x" and "x" in self._site.values:
-            why = f"`x` at {self._site.position} is read by more than one projection"
-            if self._insertion == "sequential":
-                why = "with sequential insertion `x` is the output"
-            self._report.error("M302", f"{why}, and cannot be written", place,
-                               help=f"write one of {has}")  # fmt: skip
-        else:
-            self._report.error("S403", f"a site at {self._site.position} has no `{target}`", place,
-                               help=f"it has {has}")  # fmt: skip
+    longer = _LONGER.get(target)
+    if longer is None or wanted.dims[:1] != (longer,) or not have.dims:
         return False
+    # A prompt keeps its own tokens, so that what the caller sees can keep its length.
+    own = target == "h" and (have.dims[0] - longer).symbols & longer.symbols
+    return have.dims[1:] == wanted.dims[1:] and not own
 
-    def _fits(
-        self, target: str, value: Expr, place: Place, *, function: Expr | None = None
-    ) -> bool:
-        wanted = self._carried.get(target) or self._site.values[target]
-        have = value.type
-        if not self._same_shape(target, have, wanted):
-            what = f"`h = h + {place.source.slice(place.span)}`" if function is not None else "this"
-            if function is not None and len(what) > 40:
-                what = "`h` and the function together"
-            self._report.error(
-                "T208", f"`{target}` is {wanted}, and {what if function else 'this'} is "
-                f"{function.type if function is not None else have}", place,
-                help=_shape_help(target, have, wanted),
-            )  # fmt: skip
-            return False
-        if have.level > wanted.level:
-            self._varies(target, value, wanted, place)
-            return False
-        if not self._of_its_own_row(target, value, place):
-            return False
-        if have.kind == "complex":
-            self._report.error("T208", f"`{target}` is real, and this is complex", place,
-                               help="`real(…)` of it")  # fmt: skip
-            return False
-        return True
 
-    def _of_its_own_row(self, target: str, value: Expr, place: Place) -> bool:
-        """What a row of the batch becomes does not depend on the other rows (M319)."""
-        calls = (node for node in postorder(value) if isinstance(node, Apply))
-        mixed = next((c for c in calls if averages_batch(c)), None)
-        if mixed is None:
-            return True
-        self._report.error(
-            "M319", f"`{target}` of one row would depend on the other rows of the batch",
-            self._expressions.place(mixed) or place,
-            help="`pool(…)` is the mean of each row; `over batch` is for penalties",
-        )  # fmt: skip
-        return False
-
-    def _same_shape(self, target: str, have: Type, wanted: Type) -> bool:
-        if have.dims == wanted.dims:
-            return True
-        longer = _LONGER.get(target)
-        if longer is None or wanted.dims[:1] != (longer,) or not have.dims:
-            return False
-        if have.dims[1:] != wanted.dims[1:]:
-            return False
-        # A prompt keeps its own tokens, so that what the caller sees can keep its length.
-        return target != "h" or not (have.dims[0] - longer).symbols & longer.symbols
-
-    def _varies(self, target: str, value: Expr, wanted: Type, place: Place) -> None:
-        read = (node for node in postorder(value) if isinstance(node, Ref))
-        cause = next((ref for ref in read if ref.type.level > wanted.level), None)
-        at = (self._expressions.place(cause) if cause is not None else None) or place
-        name = cause.name if cause is not None else "this"
-        if target in ("W", "b"):
-            self._report.error(
-                "M303", f"`{target}` is a weight, the same for every token, and `{name}` is not",
-                at, labels=[] if at == place else [(place, f"composed into `{target}`")],
-                help="a change that reads the hidden state is composed with `h`",
-            )  # fmt: skip
-            return
-        self._report.error(
-            "M316", f"`{target}` {_VARIES[wanted.level]}, and `{name}` {_VARIES[value.type.level]}",
-            at, help="compose what reads single tokens with `h`",
-        )  # fmt: skip
-
-    def _check_lengths(self, done: list[Composition], clauses: Clauses) -> None:
-        """Keys and values come in pairs, so they are lengthened by the same number."""
-        lengths = {c.target: c.value.type.dims[0] for c in done if c.target in ("k", "v")}
-        keys = _LONGER["k"]
-        if lengths and lengths.get("k", keys) != lengths.get("v", keys):
-            entry = next(c for c in clauses.compositions if c.node.target.text in lengths)
-            self._report.error(
-                "T208", f"there would be {lengths.get('k', keys)} keys and "
-                f"{lengths.get('v', keys)} values", entry.place,
-                help="compose `k` and `v` alike",
-            )  # fmt: skip
+def _check_lengths(done: list[Composition], clause: Placed[n.Composition]) -> None:
+    """Keys and values come in pairs, so they are lengthened by the same number."""
+    lengths = {c.target: c.value.type.dims[0] for c in done if c.target in ("k", "v")}
+    keys, values = (lengths.get(target, _LONGER["k"]) for target in ("k", "v"))
+    if keys != values and clause.node.target.text == next(iter(lengths)):
+        message = f"there would be {keys} keys and {values} values"
+        raise Fault("T208", message, clause.node, help="compose `k` and `v` alike")
 
 
 def _shape_help(target: str, have: Type, wanted: Type) -> str | None:

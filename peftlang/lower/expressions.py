@@ -1,306 +1,300 @@
-"""Expressions: from the syntax tree to typed nodes, by the table of builtins."""
+"""Expressions: from the syntax tree to dimensions, and to typed nodes by the table of builtins."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from peftlang.diagnostics import Source, Span, did_you_mean
-from peftlang.ir.builtins import BUILTINS, Builtin, Signature, as_dim
-from peftlang.ir.dims import Dim, TooComplex
-from peftlang.ir.expr import Apply, DimValue, Expr, Hyper, Number
+from peftlang.ir.builtins import BUILTINS, Signature
+from peftlang.ir.dims import MAX_COEFFICIENT, Dim, TooComplex
+from peftlang.ir.expr import Apply, Expr, Number
+from peftlang.ir.positions import NUMBERS_OF_SITES, SITE_DIMS
 from peftlang.ir.types import Level, Type, TypeFact
-from peftlang.lower.dimensions import Dimensions
-from peftlang.lower.report import Place, Report
-from peftlang.lower.tree import operands, walk
-from peftlang.lower.values import LARGEST
+from peftlang.lower.arguments import Callee, bind
+from peftlang.lower.constants import CALLABLE, LARGEST
+from peftlang.lower.report import Fault, Gathering, Place, every
+from peftlang.lower.scope import Scope
+from peftlang.lower.walk import fold, offsets, operands
 from peftlang.syntax import nodes as n
 
 MAX_RANK = 8
 """Most named dimensions of one value; more are a mistake, and einsum has 26 letters."""
 
-CALLABLE = {
-    name: entry for name, entry in BUILTINS.items() if entry.signature.startswith(f"{name}(")
-}
-"""Builtins that a spec calls by name, operators not among them."""
-
-OF_ATTENTION = ("attend", "scores", "mix", "prefix_mass", "project_k", "project_v")
+OF_ATTENTION = frozenset({"attend", "scores", "mix", "prefix_mass", "project_k", "project_v"})
 """Builtins that look at the attention product of their site."""
 
-_ELEMENTWISE = BUILTINS["identity"]
+UNSIZED = frozenset({"keys", "tokens", "batch"})
+"""Dimensions that differ from call to call, so that no tensor of a method can have them."""
 
-Resolve = Callable[[n.Name, Source], Expr | None]
-
-
-@dataclass(frozen=True)
-class Operand:
-    """A lowered argument and where it was written."""
-
-    value: Expr
-    span: Span
+Resolve = Callable[[n.Name, Source], Expr]
 
 
-class Expressions:
-    """Lowers the expressions of one method at one kind of site.
+_OPERATIONS: dict[str, Callable[[Dim, Dim], Dim]] = {
+    "+": Dim.__add__,
+    "-": Dim.__sub__,
+    "*": Dim.__mul__,
+    "/": Dim.__truediv__,
+}
+
+
+def read_dim(expr: n.Expr, scope: Scope, *, sized: bool = False) -> Dim:
+    """The dimension that an expression is.
 
     Args:
-        resolve: What a name stands for; reports and returns None when it is nothing.
-        functions: Names of the hyper-parameters that are functions.
-        variables: What other names of the method are, in words.
-        dimensions: Reads dimensions after ``over``.
-        report: Takes what is wrong.
-        elsewhere: Functions that these sites do not have, and the position that does.
+        expr: What is written.
+        scope: What names stand for.
+        sized: Whether sizes that differ from call to call are refused.
+
+    Raises:
+        Fault: T203, T205, T211, T212, T213: it is none.
+    """
+    try:
+        return fold(expr, lambda node, below: _dim(node, below, scope, sized))
+    except TooComplex as error:
+        raise Fault("T213", "this dimension is too complex", expr) from error
+    except ZeroDivisionError as error:
+        raise Fault("T213", "this divides by zero", expr) from error
+
+
+def read_shape(dims: Iterable[n.Expr], scope: Scope) -> tuple[Dim, ...]:
+    """The shape of a tensor, whose sizes are the same in every call.
+
+    Raises:
+        Faults: one of them is no dimension, or T205, less than 1.
     """
 
-    def __init__(
-        self, resolve: Resolve, functions: frozenset[str], variables: Mapping[str, str],
-        dimensions: Dimensions, report: Report, elsewhere: Mapping[str, str] | None = None,
-    ) -> None:  # fmt: skip
-        self._resolve, self._functions, self._variables = resolve, functions, variables
-        self._dimensions, self._report = dimensions, report
-        self._elsewhere = elsewhere or {}
-        self._places: dict[int, tuple[Expr, Place]] = {}
+    def read(expr: n.Expr) -> Dim:
+        dim = read_dim(expr, scope, sized=True)
+        if dim.constant is not None and dim.constant < 1:
+            raise Fault("T205", f"a size is at least 1, and this is {dim}", expr)
+        return dim
 
-    def lower(self, root: n.Expr, source: Source) -> Expr | None:
-        """The typed expression, or None after at least one diagnostic."""
-        done: dict[int, Expr | None] = {}
-        for node in walk(root):
-            below = [done[id(child)] for child in operands(node)]
-            values = [value for value in below if value is not None]
-            complete = len(values) == len(below)
-            done[id(node)] = self._lower(node, values, source) if complete else None
-        return done[id(root)]
+    return tuple(every(read, dims))
 
-    def place(self, expr: Expr) -> Place | None:
-        """Where an expression was written."""
-        found = self._places.get(id(expr))
-        return found[1] if found else None
+
+def _dim(node: n.Expr, below: list[Dim], scope: Scope, sized: bool) -> Dim:
+    match node:
+        case n.Number():
+            if isinstance(node.value, float):
+                raise Fault("T205", f"a size is a whole number, and this is {node.text}", node)
+            if node.value > MAX_COEFFICIENT:
+                raise Fault("T212", "this number is too large for a size", node)
+            return Dim.of(node.value)
+        case n.Name():
+            return _named(node, scope, sized)
+        case n.Unary():
+            return -below[0]
+        case n.Binary(op="**"):
+            return _power(node, *below)
+        case n.Binary() if node.op in _OPERATIONS:
+            return _OPERATIONS[node.op](*below)
+    raise Fault("T211", "a shape is made of whole numbers, dimensions and `+ - * /`", node)
+
+
+def _named(node: n.Name, scope: Scope, sized: bool) -> Dim:
+    name, unsized = node.text, UNSIZED | scope.sequences
+    if name in scope.sizes and not (sized and name in unsized):
+        return scope.sizes[name]
+    refused = unsized | NUMBERS_OF_SITES if sized else frozenset()
+    if name in SITE_DIMS - refused:
+        return Dim.of(name)
+    known = sorted({*scope.sizes, *SITE_DIMS} - refused)
+    message, what = f"`{name}` is not a dimension", scope.declared.variable(name)
+    if name in unsized:
+        message = f"`{name}` differs from call to call, so no tensor can have its size"
+    elif name in NUMBERS_OF_SITES:
+        message += f"; it is which of the `{name}s` a site is at, counted from 0"
+    elif what is not None:
+        message += f"; it is {what}"
+    raise Fault("T203", message, node, help=did_you_mean(name, known))
+
+
+def _power(node: n.Binary, base: Dim, exponent: Dim) -> Dim:
+    if exponent.constant is None or not 0 <= exponent.constant <= 8:
+        raise Fault("T205", "the power of a dimension is a whole number from 0 to 8", node.right)
+    return base**exponent.constant
+
+
+def in_brackets(dims: Iterable[Dim]) -> str:
+    """Dimensions as they are written: ``[r, d_x]``."""
+    return f"[{', '.join(map(str, dims))}]"
+
+
+def lower_expression(
+    root: n.Expr, source: Source, scope: Scope, *, at_start: bool = False, literal: bool = False
+) -> Expr:
+    """The typed expression.
+
+    Args:
+        root: What is written.
+        source: The text that it is in.
+        scope: What names stand for.
+        at_start: Whether it is computed before the model runs.
+        literal: Whether it may be a text, or true or false.
+
+    Raises:
+        Faults: N102, N103, N110, N111, S403, T2xx: every part that is wrong by itself.
+    """
+    lowering = _Lowering(source, scope, scope.at_start if at_start else scope.value)
+    found = fold(root, lowering.node)
+    lowering.gathering.check()
+    assert found is not None
+    if not literal:
+        _check_value(found, root, texts=False)
+    return found
+
+
+class _Lowering:
+    def __init__(self, source: Source, scope: Scope, resolve: Resolve) -> None:
+        self._source, self._scope, self._resolve = source, scope, resolve
+        self.gathering = Gathering()
+
+    def node(self, node: n.Expr, below: list[Expr | None]) -> Expr | None:
+        """A node whose operands are lowered; None after a fault in it or below."""
+        values = [value for value in below if value is not None]
+        if len(values) == len(below):
+            with self.gathering:
+                return self._lower(node, values)
+        return None
 
     def _lower(  # noqa: PLR0911 -- one case for each kind of node
-        self, node: n.Expr, below: Sequence[Expr], source: Source
-    ) -> Expr | None:
-        place = Place(source, node.span)
+        self, node: n.Expr, below: Sequence[Expr]
+    ) -> Expr:
         match node:
             case n.Name():
-                found = self._resolve(node, source)
-                if found is not None:
-                    self._places.setdefault(id(found), (found, place))
-                return found
-            case n.Number():
-                return self._number(node, place)
+                return self._resolve(node, self._source)
+            case n.Number() | n.String() | n.Boolean():
+                return self._literal(node)
             case n.Unary():
                 if isinstance(below[0], Number) and not isinstance(below[0].value, str):
-                    return self._kept(replace(below[0], value=-below[0].value), place)
-                return self._apply("neg", BUILTINS["neg"], self._operands(node, below), place)
+                    return self._kept(replace(below[0], value=-below[0].value), node)
+                return self._apply(node, "neg", below, operands(node))
             case n.Binary():
-                return self._binary(node, below, place)
+                return self._binary(node, below)
             case n.Call():
-                return self._call(node, below, place)
+                return self._call(node, below)
+            case n.Index() if len(node.indices) == 1:
+                return self._apply(node, "index", below, operands(node))
             case n.Index():
-                return self._index(node, below, place)
-            case n.String():
-                text = Number(node.value, Type(), (node.span.start, node.span.end))
-                return self._kept(text, place)
-            case n.Boolean():
-                truth = Type(kind="bool")
-                return self._kept(
-                    Number(node.value, truth, (node.span.start, node.span.end)), place
-                )
-        self._condition(place)
-        return None
+                advice = "index the result again: `x[i][j]`"
+                raise Fault("T209", "one index is wanted, and here are several", node, help=advice)
+        message = "this is a condition, and a value is wanted here"
+        raise Fault("T211", message, node, help="conditions stand after `where` and `ensure`")
 
-    def _condition(self, place: Place) -> None:
-        self._error(
-            "T211", "this is a condition, and a value is wanted here", place,
-            "conditions stand after `where` and `ensure`",
-        )  # fmt: skip
+    def _kept(self, expr: Expr, node: n.Node) -> Expr:
+        return self._scope.keep(expr, Place(self._source, node.span))
 
-    def _number(self, node: n.Number, place: Place) -> Expr | None:
-        if abs(node.value) > LARGEST and isinstance(node.value, int):
-            self._error("T212", f"whole numbers go up to {LARGEST}", place)
-            return None
-        if node.value == float("inf"):
-            self._error("T212", "this has no finite value", place)
-            return None
-        kind = Type(kind="int" if isinstance(node.value, int) else "float")
-        return self._kept(Number(node.value, kind, (node.span.start, node.span.end)), place)
+    def _literal(self, node: n.Number | n.String | n.Boolean) -> Expr:
+        type_ = Type(kind="bool") if isinstance(node, n.Boolean) else Type()
+        if isinstance(node, n.Number):
+            if isinstance(node.value, int) and abs(node.value) > LARGEST:
+                raise Fault("T212", f"whole numbers go up to {LARGEST}", node)
+            if node.value == float("inf"):
+                raise Fault("T212", "this has no finite value", node)
+            type_ = Type(kind="int" if isinstance(node.value, int) else "float")
+        return self._kept(Number(node.value, type_, offsets(node)), node)
 
-    def _operands(self, node: n.Expr, below: Sequence[Expr]) -> list[Operand]:
-        spans = [child.span for child in operands(node)]
-        return [Operand(value, span) for value, span in zip(below, spans, strict=True)]
+    def _binary(self, node: n.Binary, below: Sequence[Expr]) -> Expr:
+        if node.op == "/" and isinstance(below[1], Number) and below[1].value == 0:
+            raise Fault("T212", "this divides by zero", node.right)
+        return self._apply(node, node.op, below, operands(node), at=node.op_span)
 
-    def _binary(self, node: n.Binary, below: Sequence[Expr], place: Place) -> Expr | None:
-        zero = isinstance(below[1], Number) and below[1].value == 0
-        if node.op == "/" and zero:
-            self._error("T212", "this divides by zero", Place(place.source, node.right.span))
-            return None
-        sign = Place(place.source, node.op_span)
-        return self._apply(node.op, BUILTINS[node.op], self._operands(node, below), place, at=sign)
-
-    def _index(self, node: n.Index, below: Sequence[Expr], place: Place) -> Expr | None:
-        if len(node.indices) != 1:
-            self._error(
-                "T209", "one index is wanted, and here are several", place,
-                "index the result again: `x[i][j]`",
-            )  # fmt: skip
-            return None
-        return self._apply("index", BUILTINS["index"], self._operands(node, below), place)
-
-    def _call(self, node: n.Call, below: Sequence[Expr], place: Place) -> Expr | None:
-        name = node.function.text
-        entry = _ELEMENTWISE if name in self._functions else CALLABLE.get(name)
-        if name in self._elsewhere and name not in self._functions:
-            at = Place(place.source, node.function.span)
-            self._error("S403", f"`{name}` is a function of {self._elsewhere[name]} alone", at)
-            return None
+    def _call(self, node: n.Call, below: Sequence[Expr]) -> Expr:
+        name, scope = node.function.text, self._scope
+        is_hyper = name in scope.declared.functions
+        if name in OF_ATTENTION and "k" not in scope.site.values and not is_hyper:
+            message = f"`{name}` is a function of `attn.core` alone"
+            raise Fault("S403", message, node.function)
+        entry = BUILTINS["identity"] if is_hyper else CALLABLE.get(name)
         if entry is None:
-            self._unknown_function(node.function, place.source)
-            return None
-        arguments = [a for a in node.arguments if isinstance(a, n.Argument)]
-        positional: list[Operand] = []
-        keywords: dict[str, Operand] = {}
-        for argument, value in zip(arguments, below, strict=True):
-            operand = Operand(value, argument.value.span)
-            if argument.name is None:
-                positional.append(operand)
-            elif not self._keyword(name, entry, argument.name, operand, keywords, place.source):
-                return None
-        over = self._over(name, entry, node, place.source)
-        if over is None or not self._arity(name, entry, positional, node, place.source):
-            return None
+            raise self._unknown_function(node.function)
+        usage = f"it is called as `{f'{name}(x)' if is_hyper else entry.signature}`"
+        callee = Callee(name, usage, entry.arity, entry.keywords, over=entry.over)
+        bound = bind(node.function, node.arguments, callee)
+        lowered = dict(zip(map(id, operands(node)), below, strict=True))
+        keywords = {key: lowered[id(value)] for key, value in bound.keywords.items()}
+        for key, value in keywords.items():
+            if value.type.dims or value.type.level is not Level.CONST:
+                message = f"`{key}` is a number, and this is {value.type}"
+                raise Fault("T209", message, bound.keywords[key])
         return self._apply(
-            name, entry, positional, place, keywords=keywords, over=over,
-            over_at=next((a.span for a in node.arguments if isinstance(a, n.Over)), None),
-            is_hyper=name in self._functions,
-        )  # fmt: skip
+            node,
+            name,
+            [lowered[id(value)] for value in bound.operands],
+            bound.operands,
+            keywords=tuple(keywords.items()),
+            over=tuple(read_dim(over.dim, scope) for over in bound.over),
+            is_hyper=is_hyper,
+        )
 
-    def _unknown_function(self, function: n.Ident, source: Source) -> None:
-        name, place = function.text, Place(source, function.span)
-        if name in self._variables:
-            message = f"`{name}` is {self._variables[name]}, not a function"
-            self._error("N103", message, place, f"to multiply, write `{name} * …` or `{name} @ …`")
-            return
-        known = {*CALLABLE, *self._functions}
-        self._error("N103", f"there is no function `{name}`", place, did_you_mean(name, known))
-
-    def _keyword(
-        self, name: str, entry: Builtin, key: n.Ident, operand: Operand,
-        keywords: dict[str, Operand], source: Source,
-    ) -> bool:  # fmt: skip
-        place = Place(source, key.span)
-        if key.text not in entry.keywords:
-            has = did_you_mean(key.text, entry.keywords) or f"it is called as `{entry.signature}`"
-            self._error("N110", f"`{name}` has no argument named `{key.text}`", place, has)
-            return False
-        if key.text in keywords:
-            self._error("N111", f"`{key.text}` is given twice", place)
-            return False
-        if operand.value.type.dims or operand.value.type.level is not Level.CONST:
-            at = Place(source, operand.span)
-            self._error("T209", f"`{key.text}` is a number, and this is {operand.value.type}", at)
-            return False
-        keywords[key.text] = operand
-        return True
-
-    def _over(
-        self, name: str, entry: Builtin, node: n.Call, source: Source
-    ) -> tuple[Dim, ...] | None:
-        found: list[Dim] = []
-        for argument in node.arguments:
-            if not isinstance(argument, n.Over):
-                continue
-            if not entry.over:
-                place = Place(source, argument.span)
-                self._error("N110", f"`{name}` does not work over a dimension", place,
-                            f"it is called as `{entry.signature}`")  # fmt: skip
-                return None
-            dim = self._dimensions.read(argument.dim, source)
-            if dim is None:
-                return None
-            found.append(dim)
-        return tuple(found)
-
-    def _arity(
-        self, name: str, entry: Builtin, given: Sequence[Operand], node: n.Call, source: Source
-    ) -> bool:
-        least, most = entry.arity
-        if least <= len(given) <= most:
-            return True
-        signature = f"{name}(x)" if name in self._functions else entry.signature
-        wanted = str(least) if least == most else f"{least} to {most}"
-        message = f"`{name}` takes {wanted} operand{'s' * (wanted != '1')}, not {len(given)}"
-        few = len(given) < least
-        at = node.function.span if few else given[most].span
-        self._error("N111" if few else "N110", message, Place(source, at),
-                    f"it is called as `{signature}`")  # fmt: skip
-        return False
+    def _unknown_function(self, function: n.Ident) -> Fault:
+        name, declared = function.text, self._scope.declared
+        message = f"there is no function `{name}`"
+        advice = did_you_mean(name, {*CALLABLE, *declared.functions})
+        what = declared.variable(name)
+        if what is not None:
+            message = f"`{name}` is {what}, not a function"
+            advice = f"to multiply, write `{name} * …` or `{name} @ …`"
+        return Fault("N103", message, function, help=advice)
 
     def _apply(
-        self, op: str, entry: Builtin, args: Sequence[Operand], place: Place, *,
-        keywords: Mapping[str, Operand] | None = None, over: tuple[Dim, ...] = (),
-        over_at: Span | None = None, at: Place | None = None, is_hyper: bool = False,
-    ) -> Expr | None:  # fmt: skip
-        named = {key: operand.value for key, operand in (keywords or {}).items()}
-        values = tuple(operand.value for operand in args)
-        for operand in args:
-            if (
-                isinstance(operand.value, Number)
-                and isinstance(operand.value.value, str | bool)
-                and not (entry.texts and isinstance(operand.value.value, str))
-            ):
-                what = "a text" if isinstance(operand.value.value, str) else "true or false"
-                self._error("T211", f"this is {what}, and a value is wanted here",
-                            Place(place.source, operand.span))  # fmt: skip
-                return None
+        self,
+        node: n.Expr,
+        op: str,
+        args: Sequence[Expr],
+        written: Sequence[n.Expr],
+        *,
+        keywords: tuple[tuple[str, Expr], ...] = (),
+        over: tuple[Dim, ...] = (),
+        is_hyper: bool = False,
+        at: Span | None = None,
+    ) -> Expr:
+        """A builtin, or a hyper-parameter that is a function, applied: typed by the table."""
+        entry = BUILTINS["identity" if is_hyper else op]
+        for value, where in zip(args, written, strict=True):
+            _check_value(value, where, texts=entry.texts)
         try:
-            type_ = entry.rule(Signature(values, named, over))
+            type_ = entry.rule(Signature(tuple(args), dict(keywords), over))
             if len(type_.dims) > MAX_RANK:
-                raise TypeFact(f"{type_} has more than {MAX_RANK} dimensions", code="T213")
+                raise TypeFact("T213", f"{type_} has more than {MAX_RANK} dimensions")
         except TypeFact as fact:
-            self._fact(fact, args, place, at, over_at)
-            return None
-        except (TooComplex, ZeroDivisionError) as error:
-            zero = isinstance(error, ZeroDivisionError)
-            message = "a dimension is divided by zero" if zero else str(error)
-            self._error("T212" if zero else "T213", message, at or place)
-            return None
-        span = (place.span.start, place.span.end)
-        found = Apply(op, values, type_, tuple(named.items()), over, is_hyper, span)
-        return self._kept(found, place)
+            raise self._ill_typed(fact, node, args, written, at) from fact
+        except TooComplex as error:
+            raise Fault("T213", str(error), at or node) from error
+        except ZeroDivisionError as error:
+            raise Fault("T212", "a dimension is divided by zero", at or node) from error
+        span = offsets(node)
+        return self._kept(Apply(op, tuple(args), type_, keywords, over, is_hyper, span), node)
 
-    def _fact(
-        self, fact: TypeFact, args: Sequence[Operand], place: Place, at: Place | None,
-        over_at: Span | None,
-    ) -> None:  # fmt: skip
-        labels = [(Place(place.source, o.span), f"this is {o.value.type}")
-                  for o in args if o.value.type.dims]  # fmt: skip
-        if at is None and fact.code == "T207" and over_at is not None:
-            at = Place(place.source, over_at)
+    def _ill_typed(
+        self,
+        fact: TypeFact,
+        node: n.Expr,
+        args: Sequence[Expr],
+        written: Sequence[n.Expr],
+        at: Span | None,
+    ) -> Fault:
+        """A fact of a type rule, with its place and the types of the operands."""
+        labels = [
+            (Place(self._source, where.span), f"this is {value.type}")
+            for value, where in zip(args, written, strict=True)
+            if value.type.dims
+        ]
+        arguments = node.arguments if isinstance(node, n.Call) else ()
+        over = next((a.span for a in arguments if isinstance(a, n.Over)), None)
+        if at is None and fact.code == "T207" and over is not None:
+            at = over
         elif at is None and fact.argument is not None and fact.argument < len(args):
-            at = Place(place.source, args[fact.argument].span)
-            labels = [label for label in labels if label[0] != at]
-        if at is None:
-            at = place
+            at = written[fact.argument].span
+            labels = [label for label in labels if label[0].span != at]
         shown = labels if len(labels) <= 3 else []
-        self._report.error(fact.code, fact.message, at, help=fact.help, labels=shown)
-
-    def _kept(self, expr: Expr, place: Place) -> Expr:
-        self._places[id(expr)] = (expr, place)
-        return expr
-
-    def _error(self, code: str, message: str, place: Place, advice: str | None = None) -> None:
-        self._report.error(code, message, place, help=advice)
+        return Fault(fact.code, fact.message, at or node, help=fact.help, labels=shown)
 
 
-def hyper_value(name: str, kind: str, span: Span) -> Expr:
-    """The expression that a hyper-parameter's name stands for."""
-    pair = (span.start, span.end)
-    if kind == "int":
-        return DimValue(Dim.of(name), Type(kind="int"), pair)
-    return Hyper(name, Type(kind="bool" if kind == "bool" else "float"), pair)
-
-
-def dim_of(expr: Expr) -> Dim | None:
-    """``expr`` as a dimension, or None when it is none."""
-    try:
-        return as_dim(expr)
-    except (TooComplex, ZeroDivisionError):
-        return None
+def _check_value(value: Expr, where: n.Expr, *, texts: bool) -> None:
+    """Texts are values where they are taken; what is true or false is none."""
+    if not isinstance(value, Number) or not isinstance(value.value, str | bool):
+        return
+    is_text = isinstance(value.value, str)
+    if not (is_text and texts):
+        what = "a text" if is_text else "true or false"
+        raise Fault("T211", f"this is {what}, and a value is wanted here", where)

@@ -1,25 +1,21 @@
-"""Collecting diagnostics: several in one run, each once."""
+"""What is wrong with specs: raised as facts where it is found, collected, each said once."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Generic, TypeVar
 
 from peftlang.diagnostics import Diagnostic, Label, PeftError, Severity, Source, Span
+from peftlang.syntax import nodes as n
+
+N = TypeVar("N", bound=n.Node)
+M = TypeVar("M", bound=n.Node)
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 class SpecError(PeftError):
     """A spec that cannot be used; carries every diagnostic."""
-
-
-@dataclass(frozen=True)
-class Fragment(Source):
-    """A piece of spec given outside a file (``--at``), parsed inside a frame of other text.
-
-    Diagnostics show ``shown``, whose first character is at ``offset`` of this text.
-    """
-
-    shown: Source = field(default_factory=lambda: Source("", ""))
-    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +26,112 @@ class Place:
     span: Span
 
 
+@dataclass(frozen=True)
+class Placed(Generic[N]):
+    """A node, and the text that it is in."""
+
+    node: N
+    source: Source
+
+    @property
+    def place(self) -> Place:
+        return Place(self.source, self.node.span)
+
+    @property
+    def text(self) -> str:
+        return self.source.slice(self.node.span)
+
+    def beside(self, node: M) -> "Placed[M]":
+        """Another node of the same text."""
+        return Placed(node, self.source)
+
+
+class Faults(Exception):
+    """Things that are wrong; none when all of them have been said already."""
+
+    def __init__(self, found: Iterable["Fault"] = ()) -> None:
+        super().__init__()
+        self.found = tuple(found)
+
+
+class Fault(Faults):
+    """One thing that is wrong with a piece of syntax.
+
+    What raises it need not know which text it reads: `Report.faults`, further out, does.
+
+    Args:
+        code: As in a diagnostic, like ``message`` and ``help``.
+        at: What is at fault; a place, where that may be in another text.
+        labels: Other places that explain it.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        at: n.Node | Span | Place,
+        *,
+        help: str | None = None,
+        labels: Iterable[tuple[Place, str]] = (),
+    ) -> None:
+        super().__init__([self])
+        self.code, self.message, self.help, self.labels = code, message, help, labels
+        self.at: Span | Place = at.span if isinstance(at, n.Node) else at
+
+
+class Gathering:
+    """Ends a ``with`` block at its first fault, and goes on after it.
+
+    Args:
+        take: Takes each fault; without it they are kept for `check`.
+    """
+
+    def __init__(self, take: Callable[[Fault], None] | None = None) -> None:
+        self.kept: list[Fault] = []
+        self._take = take or self.kept.append
+        self.failed = False
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        if not isinstance(error, Faults):
+            return False
+        self.failed = True
+        for fault in error.found:
+            self._take(fault)
+        return True
+
+    def check(self) -> None:
+        """Raise what was kept of all blocks.
+
+        Raises:
+            Faults: one of them did not end well.
+        """
+        if self.failed:
+            raise Faults(self.kept)
+
+
+def every(compute: Callable[[S], T], items: Iterable[S]) -> list[T]:
+    """``compute`` of every item.
+
+    Raises:
+        Faults: those of all items, where there are any.
+    """
+    found: list[T] = []
+    gathering = Gathering()
+    for item in items:
+        with gathering:
+            found.append(compute(item))
+    gathering.check()
+    return found
+
+
 Key = tuple[str, str, str, Span | None]
 
 
@@ -38,20 +140,21 @@ class Report:
 
     def __init__(self) -> None:
         self._found: dict[Key, Diagnostic] = {}
-        self._context: list[Label] = []
 
     def add(self, diagnostic: Diagnostic) -> None:
         """Keep a diagnostic unless the same one is there."""
-        if diagnostic.source is not None:
-            elsewhere = tuple(c for c in self._context if c.source is not diagnostic.source)
-            diagnostic = replace(diagnostic, labels=diagnostic.labels + elsewhere)
-        shown = as_shown(diagnostic)
-        self._found.setdefault(key(shown), shown)
+        self._found.setdefault(key(diagnostic), diagnostic)
 
     def error(
-        self, code: str, message: str, place: Place | None, *, help: str | None = None,
-        labels: Iterable[tuple[Place, str]] = (), severity: Severity = "error",
-    ) -> None:  # fmt: skip
+        self,
+        code: str,
+        message: str,
+        place: Place | None,
+        *,
+        help: str | None = None,
+        labels: Iterable[tuple[Place, str]] = (),
+        severity: Severity = "error",
+    ) -> None:
         """Report one thing that is wrong at a place."""
         source, span = (place.source, place.span) if place else (None, None)
         marks = tuple(Label(p.span, text, p.source) for p, text in labels)
@@ -65,26 +168,30 @@ class Report:
         for diagnostic in diagnostics:
             self.add(diagnostic)
 
-    @contextmanager
-    def during(self, place: Place | None, text: str) -> Iterator[None]:
-        """Label what is reported meanwhile with the place that led there."""
-        if place is None:
-            yield
-            return
-        self._context.append(Label(place.span, text, place.source))
-        try:
-            yield
-        finally:
-            self._context.pop()
+    def faults(self, source: Source) -> Gathering:
+        """Report the faults that end ``with`` blocks which read a text."""
+
+        def take(fault: Fault) -> None:
+            place = fault.at if isinstance(fault.at, Place) else Place(source, fault.at)
+            self.error(fault.code, fault.message, place, help=fault.help, labels=fault.labels)
+
+        return Gathering(take)
+
+    def each(
+        self, clauses: Iterable[Placed[N]], compute: Callable[[Placed[N]], T | None]
+    ) -> list[T]:
+        """``compute`` of every clause that is sound; reports what is wrong with the others."""
+        found: list[T] = []
+        for clause in clauses:
+            with self.faults(clause.source):
+                made = compute(clause)
+                if made is not None:
+                    found.append(made)
+        return found
 
     @property
     def failed(self) -> bool:
         return any(d.severity == "error" for d in self._found.values())
-
-    @property
-    def errors(self) -> int:
-        """How many errors there are."""
-        return sum(d.severity == "error" for d in self._found.values())
 
     @property
     def diagnostics(self) -> tuple[Diagnostic, ...]:
@@ -111,23 +218,3 @@ def _order(diagnostic: Diagnostic) -> tuple[str, int, int, str]:
     name = diagnostic.source.name if diagnostic.source else ""
     span = diagnostic.span or Span(0, 0)
     return name, span.start, span.end, diagnostic.code
-
-
-def as_shown(diagnostic: Diagnostic) -> Diagnostic:
-    """The diagnostic with the frames of fragments taken away."""
-    labels = tuple(_label_shown(label) for label in diagnostic.labels)
-    source, span = _shown(diagnostic.source, diagnostic.span)
-    return replace(diagnostic, source=source, span=span, labels=labels)
-
-
-def _label_shown(label: Label) -> Label:
-    source, span = _shown(label.source, label.span)
-    return Label(span or label.span, label.text, source)
-
-
-def _shown(source: Source | None, span: Span | None) -> tuple[Source | None, Span | None]:
-    if not isinstance(source, Fragment) or span is None:
-        return source, span
-    end = len(source.shown.text)
-    start = min(max(span.start - source.offset, 0), end)
-    return source.shown, Span(start, min(max(span.end - source.offset, start), end))

@@ -1,29 +1,22 @@
 """A checked spec: what it defines, and which of it is compiled."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
-from peftlang.diagnostics import Diagnostic, PeftError, Source, Span, did_you_mean
-from peftlang.ir.expr import Scalar
-from peftlang.ir.method import HyperParameter, Method, fixed
-from peftlang.lower.arguments import check_parameters, with_defaults
-from peftlang.lower.inline import equivalents_of
-from peftlang.lower.methods import Wanted, lower_method
-from peftlang.lower.ranges import check_numbers, check_sizes
+from peftlang.diagnostics import Diagnostic, Source, Span, did_you_mean
+from peftlang.ir.method import HyperParameter, fixed
+from peftlang.lower.arguments import hyper_parameters, known, with_defaults
+from peftlang.lower.check import lower_ties
+from peftlang.lower.contracts import equivalents
+from peftlang.lower.flatten import flatten, labels_of
+from peftlang.lower.load import Definition, Loader, Unit, find_source
+from peftlang.lower.methods import lower_use
 from peftlang.lower.report import Place, Report, SpecError
-from peftlang.lower.ties import lower_ties, tied
-from peftlang.lower.units import Definition, Loader, Unit, library_names, library_source
-from peftlang.lower.uses import (
-    Flat,
-    arguments_of,
-    check_placing,
-    flatten,
-    labels_of,
-    lower_training,
-)
-from peftlang.syntax import nodes as n
+from peftlang.lower.selectors import lower_selector
+
+NOTHING_DEFINED = "this spec defines no method and no adapter"
 
 
 @dataclass(frozen=True)
@@ -83,31 +76,39 @@ class Spec:
             if len(candidates) == 1:
                 return candidates[0]
             if candidates:
+                first = candidates[0].name
                 shown = ", ".join(f"`{entry.name}`" for entry in candidates)
-                raise SpecError(
-                    f"`{self.source.name}` defines {shown}, and none is named", code="M310",
-                    help=f"name one: `--name {candidates[0].name}`, or "
-                    f'`name="{candidates[0].name}"`',
-                )  # fmt: skip
+                message = f"`{self.source.name}` defines {shown}, and none is named"
+                advice = f'name one: `--name {first}`, or `name="{first}"`'
+                raise SpecError(message, code="M310", help=advice)
         raise SpecError(f"`{self.source.name}` defines no method and no adapter", code="M310")
 
     @property
     def _methods_by_themselves(self) -> tuple[Entry, ...]:
         """Methods, less those that only stand there for another's `equivalent`."""
-        named = {id(other.node) for d in self.unit.own for _, other in equivalents_of(d)}
-        known = {d.name: id(d.node) for d in self.unit.own}
-        kept = tuple(entry for entry in self.methods if known[entry.name] not in named)
+        named = {
+            id(other.node)
+            for method in self.unit.own
+            for _, other in equivalents(method.node.clauses, method)
+        }
+        nodes = {definition.name: id(definition.node) for definition in self.unit.own}
+        kept = tuple(entry for entry in self.methods if nodes[entry.name] not in named)
         return kept or self.methods
 
     def _named(self, name: str) -> Entry:
-        known = self.unit.names
-        if name not in known:
-            shown = ", ".join(f"`{found}`" for found in known)
-            raise SpecError(
-                f"`{self.source.name}` has no method or adapter `{name}`", code="N104",
-                help=did_you_mean(name, known) or f"it has {shown}",
-            )  # fmt: skip
-        return _entry(known[name])
+        names = self.unit.names
+        if name not in names:
+            shown = ", ".join(f"`{found}`" for found in names)
+            message = f"`{self.source.name}` has no method or adapter `{name}`"
+            advice = did_you_mean(name, names) or f"it has {shown}"
+            raise SpecError(message, code="N104", help=advice)
+        return _entry(names[name])
+
+
+def _entry(definition: Definition) -> Entry:
+    hypers = hyper_parameters(definition, with_defaults(definition, {}, Report()))
+    kind: Literal["method", "adapter"] = "method" if definition.is_method else "adapter"
+    return Entry(definition.name, kind, definition.doc, hypers, definition.place)
 
 
 def load(spec: str | Path) -> Spec:
@@ -121,11 +122,11 @@ def load(spec: str | Path) -> Spec:
         SpecError: there are errors (families P, N, T, M, S; the error carries them all), or there
             is no such spec (D601, with the nearest name).
     """
-    source, library = _source(spec)
+    source, library = find_source(spec)
     report = Report()
     unit = _checked(source, library, report)
     if not list(unit.own) and not unit.names:
-        report.error("M310", "this spec defines no method and no adapter", None)
+        report.error("M310", NOTHING_DEFINED, None)
     report.check()
     entries = tuple(_entry(definition) for definition in unit.own)
     return Spec(source, entries, report.diagnostics, unit)
@@ -142,140 +143,61 @@ def check(specs: Iterable[Source | str | Path]) -> list[Diagnostic]:
     """
     found: list[Diagnostic] = []
     for spec in specs:
-        source, library = (spec, False) if isinstance(spec, Source) else _source(spec)
+        source, library = (spec, False) if isinstance(spec, Source) else find_source(spec)
         report = Report()
         unit = _checked(source, library, report)
         if unit.readable and not unit.tree.items:
-            report.error("M310", "this spec defines no method and no adapter",
-                         Place(source, unit.tree.span))  # fmt: skip
+            report.error("M310", NOTHING_DEFINED, Place(source, unit.tree.span))
         found.extend(d for d in report.diagnostics if d not in found)
     return found
-
-
-def _source(spec: str | Path) -> tuple[Source, bool]:
-    if isinstance(spec, str) and ("\n" in spec or "{" in spec):
-        return Source("<text>", spec), False
-    library = library_source(spec) if isinstance(spec, str) else None
-    if library is not None:
-        return library, True
-    path = Path(spec)
-    try:
-        if path.is_file():
-            return Source.from_file(path), False
-    except (OSError, ValueError) as error:
-        raise SpecError(f"cannot read `{spec}`: {error}", code="D601") from error
-    raise SpecError(
-        f"there is no file `{spec}`, and no spec of that name in the standard library",
-        code="D601", help=did_you_mean(str(spec), library_names()),
-    )  # fmt: skip
 
 
 def _checked(source: Source, library: bool, report: Report) -> Unit:
     loader = Loader(report)
     unit = loader.load(source, library=library)
-    for known in loader.units:
-        if known.readable:
-            _check_unit(known, report, warn=known is unit)
+    for read in loader.units:
+        if read.readable:
+            mine = Report()
+            for definition in read.own:
+                _check(definition, mine)
+            # Warnings are for the author of the text that is checked.
+            found = _meant(unit, mine.diagnostics) if read is unit else mine.diagnostics
+            report.extend(d for d in found if read is unit or d.severity == "error")
     return unit
 
 
-def _check_unit(unit: Unit, report: Report, *, warn: bool) -> None:
+def _check(definition: Definition, report: Report) -> None:
+    """Check a method or adapter as far as its own defaults say."""
     mine = Report()
-    for definition in unit.own:
-        check_parameters(definition, mine)
-        if isinstance(definition.node, n.Method):
-            check_method(definition, mine)
-    for definition in unit.own:
-        if isinstance(definition.node, n.Adapter):
-            check_adapter(definition, mine)
-    found = mine.diagnostics
-    if warn and any(d.code == "M311" for d in found):
-        prepared = _prepare_for_others(unit, found)
-        found = tuple(d for d in found if d.code != "M311" or d.span not in prepared)
-    report.extend(d for d in found if warn or d.severity == "error")
-
-
-def _prepare_for_others(unit: Unit, found: Iterable[Diagnostic]) -> set[Span]:
-    """Where methods that train nothing are defined, which an adapter uses beside ones that do.
-
-    A method that makes places in the sequence, say, which another method fills at each layer.
-    """
-    idle = {d.span for d in found if d.code == "M311" and d.span is not None}
-    prepared: set[Span] = set()
-    for definition in unit.own:
-        if isinstance(definition.node, n.Adapter):
-            flat = flatten(definition, with_defaults(definition, {}, Report()), Report())
-            used = [placing.wanted.definition.place for placing in flat.placings]
-            own = {place.span for place in used if place.source is unit.source}
-            foreign = any(place.source is not unit.source for place in used)
-            if flat.training or foreign or own - idle:
-                prepared |= own & idle
-    return prepared
-
-
-def check_method(definition: Definition, report: Report) -> None:
-    """Check a method with its own clauses and defaults."""
-    mine = Report()
-    values = with_defaults(definition, {}, mine)
-    method = lower_method(Wanted(definition, values), mine)
-    known = arguments_of(values)
-    if (
-        method is not None
-        and not mine.failed
-        and check_sizes(method, known, definition.place, mine)
-    ):
-        check_numbers(fixed(method, known), known, definition.place, mine)
-    report.extend(mine.diagnostics)
-
-
-def check_adapter(definition: Definition, report: Report) -> None:
-    """Check an adapter and each of its uses, as far as defaults say."""
-    mine = Report()
-    values = with_defaults(definition, {}, mine)
-    flat = flatten(definition, values, mine)
-    broken = {id(d.source) for d in report.diagnostics if d.severity == "error"}
-    methods: list[Method | None] = []
-    for placing in flat.placings:
-        again = id(placing.wanted.definition.unit.source) in broken
-        own = Report()
-        methods.append(check_placing(placing, own))
-        # A method that is wrong by itself has been reported where it is defined.
-        mine.extend(d for d in own.diagnostics if not again or d.severity == "error")
-    list(lower_training(flat.training, mine))
+    flat = flatten(definition, with_defaults(definition, {}, mine), mine)
+    methods = [lower_use(use, mine) for use in flat.uses]
+    for training in flat.training:
+        with mine.faults(training.selector.source):
+            lower_selector(training.selector.node, training.values, train=True)
     if not mine.failed:
-        _check_ties(flat, methods, mine)
-    report.extend(d for d in mine.diagnostics if d.severity == "error" or d.source
-                  is definition.unit.source)  # fmt: skip
+        sound = [
+            fixed(method, known(use.values))
+            for use, method in zip(flat.uses, methods, strict=True)
+            if method is not None
+        ]
+        lower_ties(flat.ties, sound, labels_of(use.name for use in flat.uses), mine)
+    own = definition.unit.source
+    report.extend(d for d in mine.diagnostics if d.severity == "error" or d.source is own)
 
 
-def _check_ties(flat: Flat, methods: Sequence[Method | None], report: Report) -> None:
-    """Check what uses share, where every one of them is sound."""
-    known = [
-        fixed(method, arguments_of(placing.wanted.values))
-        for method, placing in zip(methods, flat.placings, strict=True)
-        if method is not None
-    ]
-    wanted = tied(flat, report)
-    if len(known) == len(methods) and not report.failed:
-        labels = labels_of(placing.name for placing in flat.placings)
-        lower_ties(wanted, known, labels, report)
+def _meant(unit: Unit, found: Iterable[Diagnostic]) -> list[Diagnostic]:
+    """Diagnostics, without M311 for methods that an adapter uses beside ones that train.
 
-
-def _entry(definition: Definition) -> Entry:
-    values: Mapping[str, Scalar | None] = with_defaults(definition, {}, Report())
-    hypers = tuple(
-        HyperParameter(
-            name=p.name.text,
-            kind=cast("Literal['int', 'float', 'bool', 'str', 'fn']", p.type.text),
-            default=values.get(p.name.text),
-            span=(p.span.start, p.span.end),
-        )
-        for p in definition.node.parameters
-    )
-    kind: Literal["method", "adapter"] = (
-        "method" if isinstance(definition.node, n.Method) else "adapter"
-    )
-    return Entry(definition.name, kind, definition.doc, hypers, definition.place)
-
-
-__all__ = ["Entry", "PeftError", "Spec", "check", "load"]
+    A method that makes places in the sequence, say, which another one fills.
+    """
+    found = list(found)
+    idle = {d.span for d in found if d.code == "M311" and d.span is not None}
+    meant: set[Span] = set()
+    for definition in unit.own if idle else ():
+        if not definition.is_method:
+            flat = flatten(definition, with_defaults(definition, {}, Report()), Report())
+            places = {use.method.place for use in flat.uses}
+            spans = {place.span for place in places if place.source is unit.source}
+            if flat.training or len(spans) < len(places) or spans - idle:
+                meant |= spans & idle
+    return [d for d in found if d.code != "M311" or d.span not in meant]

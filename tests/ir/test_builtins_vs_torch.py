@@ -203,9 +203,9 @@ def test_shape_is_what_the_rule_says(op: str) -> None:
 
 @pytest.mark.parametrize("op", sorted(BUILTINS))
 def test_rules_accept_nothing_that_cannot_be_computed(op: str) -> None:
-    """Operands of any shape at all: refused with a fact, or computed to the promised shape."""
+    """Operands of any shape, or numbers: refused with a fact, or computed to the promised shape."""
 
-    @settings(max_examples=40, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=120, deadline=None, derandomize=True, database=None)
     @given(st.data(), SIZES)
     def run(data: st.DataObject, sizes: dict[str, int]) -> None:
         least, most = BUILTINS[op].arity
@@ -214,7 +214,12 @@ def test_rules_accept_nothing_that_cannot_be_computed(op: str) -> None:
         for place in range(count):
             dims = tuple(data.draw(st.lists(DIM, max_size=4)))
             kind: Kind = data.draw(st.sampled_from(KINDS))
-            args.append(Ref(f"t{place}", Type(dims, data.draw(LEVEL), kind)))
+            if data.draw(st.integers(0, 4)) == 0:
+                value = data.draw(st.sampled_from([0, 1, 2, 0.5, -1.5]))
+                number = Type(kind="int" if isinstance(value, int) else "float")
+                args.append(Number(value, number))
+            else:
+                args.append(Ref(f"t{place}", Type(dims, data.draw(LEVEL), kind)))
         checked(op, tuple(args), over_of(data, op, tuple(args)), sizes)
 
     run()

@@ -61,6 +61,16 @@ def test_types_that_grow(step: Callable[[int], str]) -> None:
         assert codes(text) == {"T213"}
 
 
+def test_parameters_that_move_one_after_the_other() -> None:
+    lines = ["    param a0[d_h] ~ ones", "    let u0 = h"]
+    for i in range(1, 2_000):
+        lines += [f"    param a{i}[d_h] ~ zeros", f"    let u{i} = u{i - 1} + a{i} * a{i - 1}"]
+    declared = "\n".join(lines)
+    text = f"method m {{\n{declared}\n    position ffn\n    composition h = u1999\n}}\n"
+    with within(20):
+        assert codes(text) == set()
+
+
 def test_numbers_that_grow() -> None:
     squares = "\n".join(f"    let u{i + 1} = u{i} * u{i}" for i in range(300))
     text = f"{HEAD}    let u0 = r\n{squares}\n    function delta = (p * h) * u300\n}}\n"

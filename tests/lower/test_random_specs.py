@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from peftlang.diagnostics import CODES, Source, render
 from peftlang.ir.builtins import BUILTINS
 from peftlang.ir.interpret import Interpreter
-from peftlang.ir.types import Level
+from peftlang.ir.types import Level, Type
 from peftlang.lower import build, check, load
+from peftlang.verifying.tokens import Tokens
 from tests.lower import dumps
 
 ROWS, TOKENS = 2, 3
@@ -88,6 +89,13 @@ def test_refused_with_codes_or_right(let: str, value: str, target: str) -> None:
 class Site:
     def token_mask(self, keywords: Any) -> torch.Tensor:
         return torch.ones(ROWS, TOKENS)
+
+    @property
+    def sequence(self) -> Tokens:
+        return Tokens(torch.zeros(ROWS, TOKENS), causal=False)
+
+    def average(self, value: Any, have: Type) -> Any:
+        return value.mean(list(range(have.level)))
 
 
 def tensors(method: Any) -> dict[str, torch.Tensor]:

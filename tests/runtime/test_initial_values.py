@@ -83,5 +83,5 @@ def test_only_buffers_that_the_seed_gives_are_rebuilt(tmp_path: Path) -> None:
 def test_more_singular_values_than_there_are_is_an_error() -> None:
     with pytest.raises(PeftError) as error:
         started("svfit", r=33)
-    assert error.value.code == "S408"
+    assert error.value.code == "S426"
     assert "[32]" in error.value.message or "32" in str(error.value)

@@ -463,4 +463,27 @@ adapter both {
 }
 """,
     ),
+    Code(
+        "M321",
+        "a start that cannot train",
+        "A warning: the gradient of a factor is made of the other factors, so where all factors of "
+        "a product start at zero none of them ever moves. One of them starts elsewhere; the "
+        "product is zero all the same.",
+        example="""\
+method m(r: int = 8) {
+    param A[r, d_x] ~ zeros
+    param B[d_h, r] ~ zeros
+    position attn.q
+    function delta = B @ (A @ x)
+}
+""",
+        fixed="""\
+method m(r: int = 8) {
+    param A[r, d_x] ~ kaiming_uniform
+    param B[d_h, r] ~ zeros
+    position attn.q
+    function delta = B @ (A @ x)
+}
+""",
+    ),
 )

@@ -231,7 +231,7 @@ adapter a {
         "a name that hides another",
         "A declaration may not take the name of a site's dimension (`d_x`, `layers`, …), of "
         "`x`, `h` or `W` where the site has them, of the target of a composition, or of a "
-        "function of the language that the method calls.",
+        "function of the language that the method calls. Of what else a site has see N114.",
         example="""\
 method m(r: int = 8) {
     param W[r, d_x] ~ normal
@@ -268,6 +268,27 @@ method m(r: int = 8) {
     param B[d_h, r] ~ zeros
     position attn.q
     function delta = B @ (A @ x)
+}
+""",
+    ),
+    Code(
+        "N114",
+        "a name that hides what the site has",
+        "A warning: within the method a declaration stands in place of the site's value of the "
+        "same name, which nothing can read then: `b` at a projection is its bias, `q` at the "
+        "attention product its queries. Whole-number hyper-parameters are sizes, and hide nothing.",
+        example="""\
+method m {
+    param b[d_h] ~ zeros
+    position attn.q
+    composition h = h + b
+}
+""",
+        fixed="""\
+method m {
+    param b_0[d_h] ~ zeros
+    position attn.q
+    composition h = h + b_0
 }
 """,
     ),

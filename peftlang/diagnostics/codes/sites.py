@@ -80,8 +80,8 @@ method m(r: int = 8) {
         "a number that does not fit a site",
         "A dimension of the method is no whole number at this site, or is zero: `d_x / b` where "
         "`b` does not divide `d_x`. Or the method asks for an entry that a tensor does not have: "
-        "`E[place]` of `E[2, d_h]` with three alternatives in the position. Or a mask is drawn "
-        "with a probability beyond 0 to 1.",
+        "`E[place]` of `E[2, d_h]` with three alternatives in the position. Or a number made of "
+        "the site's sizes is out of range: a mask drawn with a probability beyond 0 to 1.",
         example="`oft` with `b = 48` compiled for a model 64 wide.",
         runs=False,
     ),
@@ -270,6 +270,15 @@ method m(r: int = 8) {
         "brings their sites together: the whole model, one layer, one module. Here it never does.",
         example="`sharing A across uses` with `lora` at `attn.q` and at `attn.v`, whose tensors "
         "are each site's own.",
+        runs=False,
+    ),
+    Code(
+        "S426",
+        "more entries than there are",
+        "At this site a function takes more entries than its operand has: a matrix has no more "
+        "singular vectors than rows, and no more than columns, and `topk` chooses among as many as "
+        "a dimension is long.",
+        example="`svd_u(W, d_x)` at a projection from 64 to 32 features, which has 32.",
         runs=False,
     ),
 )

@@ -28,7 +28,8 @@ method m(r: int = 8) {
     Code(
         "T202",
         "an ambiguous alignment",
-        "A dimension's name occurs twice in an operand, so alignment by name could mean either.",
+        "A dimension that both operands have occurs twice in one of them, so alignment by name "
+        "could mean either.",
         example="""\
 method m(r: int = 8) {
     param S[d_x, d_x] ~ zeros
@@ -226,8 +227,9 @@ method m(r: int = 8, act: fn = gelu) {
     Code(
         "T212",
         "a number out of range",
-        "A division by zero, a probability outside of [0, 1), a number with no finite value, "
-        "or a whole number past 2**53.",
+        "A division by zero, a probability outside of [0, 1), an initialiser's argument that it "
+        "cannot draw with (`std` below zero), a number with no finite value, or a whole number "
+        "past 2**53.",
         example="""\
 method m(r: int = 8) {
     param A[r, d_x] ~ normal

@@ -5,7 +5,7 @@ from typing import Any
 
 from peftlang.ir.builtins.layout import elementwise, met
 from peftlang.ir.builtins.numbers import on_number, power, quotient
-from peftlang.ir.builtins.table import Builtin, Evaluation, Signature
+from peftlang.ir.builtins.table import Builtin, Evaluation, Sign, Signature
 from peftlang.ir.dims import Dim, product
 from peftlang.ir.expr import Apply
 from peftlang.ir.types import Level, Type, TypeFact, align, contract
@@ -18,6 +18,7 @@ def _aligned(call: Signature, advice: str | None = None) -> Type:
     if len(result.dims) > max(len(left.dims), len(right.dims)):
         apart = not set(left.dims) & set(right.dims)
         raise TypeFact(
+            "T201",
             f"{left} and {right} do not line up: each has a dimension that the other has not",
             help=advice if apart else None,
         )
@@ -95,15 +96,34 @@ def _contract_cost(call: Apply) -> Dim:
 
 
 def _function(
-    name: str, doc: str, compute: Callable[[Any, Any], Any], *, at_zero: bool,
-    activation: bool = True, linear: bool = False, transparent: bool = False,
-) -> Builtin:  # fmt: skip
+    name: str,
+    doc: str,
+    compute: Callable[[Any, Any], Any],
+    *,
+    at_zero: bool,
+    activation: bool = True,
+    linear: bool = False,
+    transparent: bool = False,
+    flat_at_zero: bool = False,
+    needs: Sign = "",
+    sign: Sign = "",
+) -> Builtin:
+    """A function of each element by itself; ``at_zero``, whether it is 0 at 0."""
     return Builtin(
-        name, f"{name}(x)", doc, (1, 1), _same,
+        name,
+        f"{name}(x)",
+        doc,
+        (1, 1),
+        _same,
         lambda c: on_number(name, c.args[0]) if _is_number(c.args[0]) else compute(c.t, c.args[0]),
-        linear=(0,) if linear else (), zero="all" if at_zero else "never", activation=activation,
+        linear=(0,) if linear else (),
+        zero="all" if at_zero else "never",
+        activation=activation,
         transparent=transparent,
-    )  # fmt: skip
+        flat_at_zero=flat_at_zero,
+        needs=((0, needs),) if needs else (),
+        sign=sign,
+    )
 
 
 def _is_number(value: Any) -> bool:
@@ -118,15 +138,16 @@ ARITHMETIC = (
     Builtin("*", "a * b", "Elementwise product.", (2, 2), _product,
             lambda c: _times(*elementwise(c)), linear=(0, 1), zero="any"),
     Builtin("/", "a / b", "Elementwise quotient.", (2, 2), _as_float,
-            lambda c: _over(*elementwise(c)), linear=(0,), zero="any"),
+            lambda c: _over(*elementwise(c)), linear=(0,), zero="any", needs=((1, "nonzero"),)),
     Builtin("**", "a ** b", "Elementwise power.", (2, 2), _aligned,
-            lambda c: _power(*elementwise(c))),
+            lambda c: _power(*elementwise(c)), needs=((0, "positive"),)),
     Builtin("neg", "-a", "Negation.", (1, 1), lambda c: c.types[0], lambda c: -c.args[0],
             linear=(0,), zero="all"),
     Builtin("@", "M @ v", "Contraction of the last dimension on the left with the one of that "
             "name on the right; leading dimensions that both name are batched.", (2, 2),
             _contract_rule, _contract, linear=(0, 1), zero="any", cost=_contract_cost),
-    _function("relu", "max(x, 0).", lambda t, x: t.relu(x), at_zero=True),
+    _function("relu", "max(x, 0).", lambda t, x: t.relu(x), at_zero=True, flat_at_zero=True,
+              sign="not negative"),
     _function("gelu", "Gaussian error linear unit, exact.",
               lambda t, x: t.nn.functional.gelu(x), at_zero=True),
     _function("gelu_tanh", "Gaussian error linear unit, tanh approximation.",
@@ -134,18 +155,19 @@ ARITHMETIC = (
     _function("silu", "x * sigmoid(x), also called swish.",
               lambda t, x: t.nn.functional.silu(x), at_zero=True),
     _function("tanh", "Hyperbolic tangent.", lambda t, x: t.tanh(x), at_zero=True),
-    _function("sigmoid", "1 / (1 + exp(-x)).", lambda t, x: t.sigmoid(x), at_zero=False),
+    _function("sigmoid", "1 / (1 + exp(-x)).", lambda t, x: t.sigmoid(x), at_zero=False,
+              sign="positive"),
     _function("softplus", "log(1 + exp(x)).",
-              lambda t, x: t.nn.functional.softplus(x), at_zero=False),
+              lambda t, x: t.nn.functional.softplus(x), at_zero=False, sign="positive"),
     _function("leaky_relu", "max(x, 0.01 x).",
               lambda t, x: t.nn.functional.leaky_relu(x), at_zero=True),
     _function("identity", "x itself.", lambda t, x: x, at_zero=True, linear=True,
               transparent=True),
-    _function("exp", "Exponential.", lambda t, x: t.exp(x), at_zero=False),
-    _function("log", "Natural logarithm.", lambda t, x: t.log(x), at_zero=False),
+    _function("exp", "Exponential.", lambda t, x: t.exp(x), at_zero=False, sign="positive"),
+    _function("log", "Natural logarithm.", lambda t, x: t.log(x), at_zero=False, needs="positive"),
     _function("sqrt", "Square root.", lambda t, x: t.sqrt(x), at_zero=True,
-              activation=False),
-    _function("abs", "Absolute value.", lambda t, x: t.abs(x), at_zero=True),
+              activation=False, needs="not negative"),
+    _function("abs", "Absolute value.", lambda t, x: t.abs(x), at_zero=True, flat_at_zero=True),
     _function("sin", "Sine.", lambda t, x: t.sin(x), at_zero=True),
     _function("cos", "Cosine.", lambda t, x: t.cos(x), at_zero=False),
 )  # fmt: skip

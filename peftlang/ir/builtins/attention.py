@@ -11,8 +11,7 @@ from peftlang.ir.types import Level, Type, TypeFact
 def _queries(call: Signature, what: str = "queries `[heads, d_head]`") -> Type:
     have = call.inexact()
     if len(have.dims) != 2 or have.level is not Level.TOKEN:
-        raise TypeFact(f"{what} of each token are wanted, and this is {have}",
-                       code="T209", argument=0)  # fmt: skip
+        raise TypeFact("T209", f"{what} of each token are wanted, and this is {have}", 0)
     return have
 
 
@@ -20,8 +19,11 @@ def _keys(call: Signature, index: int, heads: Dim) -> Type:
     have = call.inexact(index)
     shaped = len(have.dims) == 3 and have.dims[1] in (Dim.of("kv_heads"), heads)
     if not shaped or have.level is not Level.CONST:
-        raise TypeFact(f"`[n, kv_heads, d_head]`, the same for every input, is wanted, and this "
-                       f"is {have}", code="T209", argument=index)  # fmt: skip
+        raise TypeFact(
+            "T209",
+            f"`[n, kv_heads, d_head]`, the same for every input, is wanted, and this is {have}",
+            index,
+        )
     return have
 
 
@@ -29,8 +31,9 @@ def _scores_rule(call: Signature) -> Type:
     query = _queries(call)
     keys = _keys(call, 1, query.dims[0])
     if query.dims[-1] != keys.dims[-1]:
-        raise TypeFact(f"the queries {query} and the keys {keys} differ in the head's width",
-                       code="T209", argument=1)  # fmt: skip
+        raise TypeFact(
+            "T209", f"the queries {query} and the keys {keys} differ in the head's width", 1
+        )
     return query.with_dims(query.dims[0], keys.dims[0])
 
 
@@ -38,8 +41,7 @@ def _mix_rule(call: Signature) -> Type:
     weights = _queries(call, "weights `[heads, n]`")
     values = _keys(call, 1, weights.dims[0])
     if weights.dims[1] != values.dims[0]:
-        raise TypeFact(f"the weights {weights} are not for the {values.dims[0]} values",
-                       code="T209", argument=1)  # fmt: skip
+        raise TypeFact("T209", f"the weights {weights} are not for the {values.dims[0]} values", 1)
     return weights.with_dims(weights.dims[0], values.dims[-1])
 
 
@@ -47,15 +49,14 @@ def _attend_rule(call: Signature) -> Type:
     scores = _scores_rule(call)
     values = _keys(call, 2, scores.dims[0])
     if scores.dims[1] != values.dims[0]:
-        raise TypeFact(f"there are {scores.dims[1]} keys and {values.dims[0]} values",
-                       code="T209", argument=2)  # fmt: skip
+        raise TypeFact("T209", f"there are {scores.dims[1]} keys and {values.dims[0]} values", 2)
     return scores.with_dims(scores.dims[0], values.dims[-1])
 
 
 def _mass_rule(call: Signature) -> Type:
     scores, own = _scores_rule(call), call.args[2]
     if not isinstance(own, Ref) or own.name != "k":
-        raise TypeFact("the site's own keys `k` are wanted", code="T209", argument=2)
+        raise TypeFact("T209", "the site's own keys `k` are wanted", 2)
     return scores.with_dims(scores.dims[0])
 
 
@@ -85,8 +86,12 @@ def _attend_cost(call: Apply) -> Dim:
 def _project_rule(call: Signature) -> Type:
     have = call.inexact()
     if have.dims[-1:] != (Dim.of("d_x"),):
-        raise TypeFact("the layer's own projection reads what its attention does, `[…, d_x]`, and "
-                       f"this is {have}", code="T209", argument=0)  # fmt: skip
+        raise TypeFact(
+            "T209",
+            "the layer's own projection reads what its attention does, `[…, d_x]`, and "
+            f"this is {have}",
+            0,
+        )
     return have.with_dims(*have.dims[:-1], Dim.of("kv_heads"), Dim.of("d_head"))
 
 
@@ -102,8 +107,16 @@ def _projection(part: str, what: str) -> Builtin:
         f"The layer's own projection to {what}, frozen and with its bias, of `P[…, d_x]`: "
         "`[…, kv_heads, d_head]`. No position is encoded."
     )
-    return Builtin(f"project_{part}", f"project_{part}(P)", doc, (1, 1), _project_rule, project,
-                   linear=(0,), cost=_project_cost)  # fmt: skip
+    return Builtin(
+        f"project_{part}",
+        f"project_{part}(P)",
+        doc,
+        (1, 1),
+        _project_rule,
+        project,
+        linear=(0,),
+        cost=_project_cost,
+    )
 
 
 ATTENTION = (

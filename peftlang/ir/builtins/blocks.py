@@ -15,8 +15,10 @@ def _kron_rule(call: Signature) -> Type:
     if len(a.dims) == 3:
         constant(call, 0), constant(call, 1)
     if not 2 <= len(a.dims) == len(b.dims) <= 3 or a.dims[:-2] != b.dims[:-2]:
-        raise TypeFact(f"two matrices are wanted, or as many in each of two stacks, and these are "
-                       f"{a} and {b}", code="T209")  # fmt: skip
+        raise TypeFact(
+            "T209",
+            f"two matrices are wanted, or as many in each of two stacks, and these are {a} and {b}",
+        )
     dims = (*a.dims[:-2], a.dims[-2] * b.dims[-2], a.dims[-1] * b.dims[-1])
     return Type(dims, max(a.level, b.level))
 
@@ -73,13 +75,17 @@ def _train_rule(call: Signature) -> Type:
     before = Dim.of(1)
     for index, core in enumerate(cores):
         if core.dims[0] != before:
-            raise TypeFact(f"the core before this one ends with a bond of {before}, and this is "
-                           f"{core}", code="T209", argument=index,
-                           help="the outermost bonds are 1")  # fmt: skip
+            raise TypeFact(
+                "T209",
+                f"the core before this one ends with a bond of {before}, and this is {core}",
+                index,
+                help="the outermost bonds are 1",
+            )
         before = core.dims[3]
     if before != Dim.of(1):
-        raise TypeFact(f"the last core ends with a bond of 1, and this is {cores[-1]}",
-                       code="T209", argument=len(cores) - 1)  # fmt: skip
+        raise TypeFact(
+            "T209", f"the last core ends with a bond of 1, and this is {cores[-1]}", len(cores) - 1
+        )
     rows, columns = (product(core.dims[axis] for core in cores) for axis in (1, 2))
     return cores[0].with_dims(rows, columns)
 

@@ -46,9 +46,17 @@ def _qr(t: Any, matrix: Any) -> tuple[Any, Any]:
 
 
 def _leading(call: Evaluation, factor: Any, axis: int) -> Any:
-    """The first ``r`` rows or columns of a factor, where the operand is; all if it has fewer."""
+    """The first ``r`` rows or columns of a factor, where the operand is; all if it has fewer.
+
+    It has fewer at no site of a model, which `at_most` keeps it from.
+    """
     count = min(map(call.size, (call.result.dims[axis], *call.types[0].dims)))
     return factor.narrow(axis, 0, count).to(call.args[0])
+
+
+def _rank(call: Apply) -> tuple[int, tuple[Dim, ...]]:
+    """A matrix has no more factors than rows, nor than columns."""
+    return 1, call.args[0].type.dims
 
 
 def _core_rule(call: Signature) -> Type:
@@ -56,16 +64,17 @@ def _core_rule(call: Signature) -> Type:
     count = (len(call.args) - 3) // 2
     number = which.value if isinstance(which, Number) else None
     if not isinstance(number, int) or not 1 <= number <= count:
-        raise TypeFact(f"the number of a core is written out, from 1 to {count}", code="T211",
-                       argument=1)  # fmt: skip
+        raise TypeFact("T211", f"the number of a core is written out, from 1 to {count}", 1)
     sizes = [call.dim(index) for index in range(3, len(call.args))]
     if len(sizes) != 2 * count:
-        raise TypeFact("there are as many sizes of rows as of columns", code="T209")
+        raise TypeFact("T209", "there are as many sizes of rows as of columns")
     rows, columns = sizes[:count], sizes[count:]
     for axis, parts in enumerate((rows, columns)):
         if product(parts) != have.dims[axis]:
-            raise TypeFact(f"`{have.dims[axis]}` is wanted as a product, and this is "
-                           f"`{product(parts)}`", code="T210")  # fmt: skip
+            raise TypeFact(
+                "T210",
+                f"`{have.dims[axis]}` is wanted as a product, and this is `{product(parts)}`",
+            )
     one, bond, k = Dim.of(1), call.dim(2), number - 1
     left, right = one if k == 0 else bond, one if k == count - 1 else bond
     return have.with_dims(left, rows[k], columns[k], right)
@@ -104,7 +113,7 @@ def _core(call: Evaluation) -> Any:
 def _part_rule(call: Signature) -> Type:
     have = call.types[0]
     if not have.dims:
-        raise TypeFact("this has no dimensions, so it has no part", code="T209", argument=0)
+        raise TypeFact("T209", "this has no dimensions, so it has no part", 0)
     call.dim(1)
     return have.with_dims(call.dim(2), *have.dims[1:])
 
@@ -119,8 +128,9 @@ def _part(call: Evaluation) -> Any:
     if first < 0 or first + count > size:
         raise PeftError(
             f"`part` takes {count} entries from number {first} of `{have[0]}`, which is {size}",
-            code="S408", help="entries are counted from 0",
-        )  # fmt: skip
+            code="S408",
+            help="entries are counted from 0",
+        )
     return call.args[0].narrow(-len(have), first, count)
 
 
@@ -132,24 +142,24 @@ DECOMPOSITIONS = (
     Builtin("svd_u", "svd_u(M, r)", "The first r left singular vectors of a matrix, as columns; "
             "the largest entry of each is positive.", (2, 2), lambda c: _factor(c, 0, None),
             lambda c: _leading(c, _once(c, "svd", _svd)[0], 1), cost=_decomposition_cost,
-            single_precision=True),
+            single_precision=True, at_most=_rank),
     Builtin("svd_s", "svd_s(M, r)", "The r largest singular values.", (2, 2),
             lambda c: _factor(c, None), lambda c: _leading(c, _once(c, "svd", _svd)[1], 0),
-            cost=_decomposition_cost, single_precision=True),
+            cost=_decomposition_cost, single_precision=True, at_most=_rank, sign="not negative"),
     Builtin("svd_v", "svd_v(M, r)", "The first r right singular vectors, as rows.", (2, 2),
             lambda c: _factor(c, None, 1), lambda c: _leading(c, _once(c, "svd", _svd)[2], 0),
-            cost=_decomposition_cost, single_precision=True),
+            cost=_decomposition_cost, single_precision=True, at_most=_rank),
     Builtin("qr_q", "qr_q(M, r)", "The first r columns of Q in M = Q R.", (2, 2),
             lambda c: _factor(c, 0, None), lambda c: _leading(c, _once(c, "qr", _qr)[0], 1),
-            cost=_decomposition_cost, single_precision=True),
+            cost=_decomposition_cost, single_precision=True, at_most=_rank),
     Builtin("qr_r", "qr_r(M, r)", "The first r rows of R in M = Q R, whose diagonal is not "
             "negative.", (2, 2), lambda c: _factor(c, None, 1),
             lambda c: _leading(c, _once(c, "qr", _qr)[1], 0), cost=_decomposition_cost,
-            single_precision=True),
+            single_precision=True, at_most=_rank),
     Builtin("train_core", "train_core(M, k, r, i_1, ..., i_n, j_1, ..., j_n)", "Core number k of "
             "a matrix `[i_1 ... i_n, j_1 ... j_n]` as a `tensor_train` with inner bonds r.",
             (5, 19), _core_rule, _core, cost=_decomposition_cost, single_precision=True),
     Builtin("part", "part(x, first, n)", "n entries of the first dimension, from number `first` "
             "on.", (3, 3), _part_rule, _part, linear=(0,), zero="any",
-            cost=lambda c: Dim.of(0)),
+            cost=lambda c: Dim.of(0), rearranges=True),
 )  # fmt: skip

@@ -15,7 +15,8 @@ from peftlang.ir.types import Type
 
 
 def _real(call: Signature) -> Type:
-    return Type(call.types[0].dims, call.types[0].level, "float")
+    have = call.tensor()
+    return Type(have.dims, have.level)
 
 
 def _complex(call: Signature) -> Type:

@@ -10,8 +10,7 @@ def constant(call: Signature, index: int = 0) -> Type:
     """The type of an operand that is the same for every input."""
     have = call.inexact(index)
     if have.level is not Level.CONST:
-        raise TypeFact("this is not the same for every input, as it has to be here", code="T209",
-                       argument=index)  # fmt: skip
+        raise TypeFact("T209", "this is not the same for every input, as it has to be here", index)
     return have
 
 
@@ -19,7 +18,7 @@ def shaped(call: Signature, index: int, rank: int, wanted: str) -> Type:
     """The type of a constant operand with so many dimensions, ``wanted`` in words."""
     have = constant(call, index)
     if len(have.dims) != rank:
-        raise TypeFact(f"{wanted} wanted, and this is {have}", code="T209", argument=index)
+        raise TypeFact("T209", f"{wanted} wanted, and this is {have}", index)
     return have
 
 
@@ -27,7 +26,7 @@ def matrix(call: Signature, index: int = 0) -> Type:
     """The type of an operand whose last two dimensions are a matrix."""
     have = call.inexact(index)
     if len(have.dims) < 2:
-        raise TypeFact(f"a matrix is wanted, and this is {have}", code="T209", argument=index)
+        raise TypeFact("T209", f"a matrix is wanted, and this is {have}", index)
     return have
 
 
@@ -35,7 +34,7 @@ def square(call: Signature) -> Type:
     """The type of the first operand, whose last two dimensions are equal."""
     have = matrix(call)
     if have.dims[-1] != have.dims[-2]:
-        raise TypeFact(f"a square matrix is wanted, and this is {have}", code="T209", argument=0)
+        raise TypeFact("T209", f"a square matrix is wanted, and this is {have}", 0)
     return have
 
 

@@ -42,8 +42,10 @@ def _orthonormal(call: Evaluation) -> Any:
     if rows > columns:
         raise PeftError(
             f"`orthonormal` of {rows} rows of {columns} numbers each: no more than {columns} rows "
-            "can be orthonormal", code="S408", help="choose fewer rows",
-        )  # fmt: skip
+            "can be orthonormal",
+            code="S408",
+            help="choose fewer rows",
+        )
     q, r = call.t.linalg.qr(call.precise(call.args[0]).transpose(-1, -2))
     return (q * call.t.diagonal(r).sgn()).transpose(-1, -2)
 
@@ -102,8 +104,12 @@ def _rotation(call: Evaluation) -> Any:
 def _givens_rule(call: Signature) -> Type:
     have = shaped(call, 0, 3, "blocks `[d - 1, 2, 2]` are")
     if have.dims[1:] != (Dim.of(2), Dim.of(2)):
-        raise TypeFact(f"blocks `[d - 1, 2, 2]` are wanted, and this is {have}", code="T209",
-                       argument=0, help="`rotation(a)` makes them of angles")  # fmt: skip
+        raise TypeFact(
+            "T209",
+            f"blocks `[d - 1, 2, 2]` are wanted, and this is {have}",
+            0,
+            help="`rotation(a)` makes them of angles",
+        )
     return have.with_dims(have.dims[0] + 1, have.dims[0] + 1)
 
 
@@ -150,8 +156,7 @@ def _givens_cost(call: Apply, size: Size) -> tuple[int, int]:
 def _butterfly_rule(call: Signature) -> Type:
     have = constant(call)
     if len(have.dims) != 4 or have.dims[-1] != have.dims[-2]:
-        raise TypeFact(f"factors `[m, n, b, b]` are wanted, and this is {have}",
-                       code="T209", argument=0)  # fmt: skip
+        raise TypeFact("T209", f"factors `[m, n, b, b]` are wanted, and this is {have}", 0)
     width = have.dims[1] * have.dims[2]
     return have.with_dims(width, width)
 
@@ -169,8 +174,9 @@ def _butterfly_sizes(call: Evaluation) -> tuple[int, int, int]:
         raise PeftError(
             f"{stages} stages of `butterfly` want blocks of an even size, and a multiple of "
             f"{2 ** (stages - 1)} of them; these are {count} blocks of size {block}",
-            code="S408", help="choose fewer stages, or blocks of another size",
-        )  # fmt: skip
+            code="S408",
+            help="choose fewer stages, or blocks of another size",
+        )
     return stages, count, block
 
 

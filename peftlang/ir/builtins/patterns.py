@@ -15,14 +15,17 @@ from peftlang.ir.types import Level, Type, TypeFact
 def _scatter_rule(call: Signature) -> Type:
     values, entries = call.types[0], call.types[1]
     if entries.kind != "int" or len(entries.dims) != 2 or entries.dims[1] != Dim.of(2):
-        raise TypeFact(f"places are pairs of integers `[n, 2]`, got {entries}",
-                       code="T209", argument=1, help="`~ random_entries(n, m)`")  # fmt: skip
+        raise TypeFact(
+            "T209",
+            f"places are pairs of integers `[n, 2]`, got {entries}",
+            1,
+            help="`~ random_entries(n, m)`",
+        )
     constant(call)
     if entries.level is not Level.CONST:
-        raise TypeFact("the places are the same for every input", code="T209", argument=1)
+        raise TypeFact("T209", "the places are the same for every input", 1)
     if values.dims != entries.dims[:1]:
-        raise TypeFact(f"there are {entries.dims[0]} places for the values {values}",
-                       code="T209", argument=0)  # fmt: skip
+        raise TypeFact("T209", f"there are {entries.dims[0]} places for the values {values}", 0)
     return Type((call.dim(2), call.dim(3)), values.level, values.kind)
 
 
@@ -52,8 +55,9 @@ def _banded_rule(call: Signature) -> Type:
     width, beside = call.dim(1), call.dim(2)
     count = width * (2 * beside + 1) - beside * (beside + 1)
     if have.dims[0] != count:
-        raise TypeFact(f"a band of {beside} on each side has {count} entries, and this is {have}",
-                       code="T210", argument=0)  # fmt: skip
+        raise TypeFact(
+            "T210", f"a band of {beside} on each side has {count} entries, and this is {have}", 0
+        )
     return have.with_dims(width, width)
 
 
@@ -63,8 +67,9 @@ def _bands(call: Evaluation) -> list[tuple[int, Any]]:
     if not 0 <= beside < width:
         raise PeftError(
             f"a band of {beside} on each side does not fit a matrix of {width} rows",
-            code="S408", help="choose a narrower band",
-        )  # fmt: skip
+            code="S408",
+            help="choose a narrower band",
+        )
     offsets = range(-beside, beside + 1)
     parts = pieces(call.args[0], [width - abs(k) for k in offsets], 0)
     return list(zip(offsets, parts, strict=True))
@@ -95,8 +100,12 @@ def _bands_cost(call: Apply, size: Size) -> tuple[int, int]:
 def _triangular_rule(call: Signature) -> Type:
     have, width = shaped(call, 0, 1, "a vector is"), call.dim(1)
     if 2 * have.dims[0] != width * (width + 1):
-        raise TypeFact(f"a triangle of {width} rows has {width} * ({width} + 1) / 2 entries, and "
-                       f"this is {have}", code="T210", argument=0)  # fmt: skip
+        raise TypeFact(
+            "T210",
+            f"a triangle of {width} rows has {width} * ({width} + 1) / 2 entries, and "
+            f"this is {have}",
+            0,
+        )
     return have.with_dims(width, width)
 
 
@@ -148,7 +157,7 @@ def _stripes_cost(call: Apply, size: Size) -> tuple[int, int]:
 def _diag_rule(call: Signature) -> Type:
     have = call.types[0]
     if len(have.dims) != 1:
-        raise TypeFact(f"a vector is wanted, and this is {have}", code="T209", argument=0)
+        raise TypeFact("T209", f"a vector is wanted, and this is {have}", 0)
     return have.with_dims(have.dims[0], have.dims[0])
 
 

@@ -5,19 +5,21 @@ from typing import Any
 from peftlang.ir.builtins.layout import axes
 from peftlang.ir.builtins.table import Builtin, Evaluation, Signature
 from peftlang.ir.dims import Dim
-from peftlang.ir.expr import Apply, names
-from peftlang.ir.types import Level, Type, TypeFact
+from peftlang.ir.expr import Apply
+from peftlang.ir.types import Type, TypeFact
 
 
 def _along_one(call: Signature) -> Type:
     have = call.tensor()
     if len(call.over) != 1:
-        raise TypeFact("which dimension it chooses along is not said", code="T207",
-                       help=f"add `over` and one of {have}")  # fmt: skip
+        raise TypeFact(
+            "T207",
+            "which dimension it chooses along is not said",
+            help=f"add `over` and one of {have}",
+        )
     if have.dims.count(call.over[0]) != 1:
         how = "occurs more than once in" if call.over[0] in have.dims else "is not a dimension of"
-        raise TypeFact(f"`{call.over[0]}` {how} {have}", code="T207", argument=0,
-                       help=f"name one of {have}")  # fmt: skip
+        raise TypeFact("T207", f"`{call.over[0]}` {how} {have}", 0, help=f"name one of {have}")
     return have
 
 
@@ -38,14 +40,13 @@ def _same_rule(call: Signature) -> Type:
 
 
 def _jitter_rule(call: Signature) -> Type:
-    width = call.types[1]
-    if width.dims or width.level is not Level.CONST or names(call.args[1]):
-        raise TypeFact("the width of the noise is a number", code="T209", argument=1)
+    if not call.is_number(1):
+        raise TypeFact("T209", "the width of the noise is a number", 1)
     return _same_rule(call)
 
 
-def _most(call: Apply) -> tuple[int, Dim]:
-    return 1, call.over[0]
+def _most(call: Apply) -> tuple[int, tuple[Dim, ...]]:
+    return 1, call.over
 
 
 def _chosen(call: Evaluation) -> Any:
@@ -96,5 +97,5 @@ ROUTING = (
             "otherwise.", (1, 1), _same_rule, _noise, random=True),
     Builtin("jitter", "jitter(x, e)", "In training `x` with each element scaled by a number drawn "
             "uniformly from [1 - e, 1 + e); `x` itself otherwise.", (2, 2), _jitter_rule, _jitter,
-            linear=(0,), zero="any", random=True),
+            linear=(0,), zero="any", transparent=True, random=True),
 )  # fmt: skip

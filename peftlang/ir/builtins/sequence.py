@@ -16,8 +16,12 @@ def _of_each_token(call: Signature, index: int, rank: tuple[int, ...]) -> Type:
     have = call.inexact(index)
     if have.level is not Level.TOKEN or len(have.dims) not in rank:
         what = "a vector" if rank == (1,) else "a value"
-        raise TypeFact(f"{what} of each token is wanted, and this is {have}", code="T209",
-                       argument=index, help=_of_token_help(have))  # fmt: skip
+        raise TypeFact(
+            "T209",
+            f"{what} of each token is wanted, and this is {have}",
+            index,
+            help=_of_token_help(have),
+        )
     return have
 
 
@@ -31,12 +35,17 @@ def _kernel_rule(call: Signature, window: int) -> Type:
     shapes = "`[c, n]` or `[o, c, n]`" if window == 1 else "`[c, n, m]` or `[o, c, n, m]`"
     depth = len(kernel.dims) - window
     if kernel.level is not Level.CONST or depth not in (1, 2):
-        raise TypeFact(f"a kernel is {shapes}, the same for every input, and this is {kernel}",
-                       code="T209", argument=1)  # fmt: skip
+        raise TypeFact(
+            "T209", f"a kernel is {shapes}, the same for every input, and this is {kernel}", 1
+        )
     if kernel.dims[depth - 1] != x.dims[0]:
-        raise TypeFact(f"the kernel {kernel} is for `{kernel.dims[depth - 1]}` features, and each "
-                       f"token has {x}", code="T201", argument=1,
-                       help=f"a kernel is {shapes}, with `{x.dims[0]}` for c")  # fmt: skip
+        raise TypeFact(
+            "T201",
+            f"the kernel {kernel} is for `{kernel.dims[depth - 1]}` features, and each "
+            f"token has {x}",
+            1,
+            help=f"a kernel is {shapes}, with `{x.dims[0]}` for c",
+        )
     return x.with_dims(kernel.dims[0])
 
 
@@ -131,8 +140,7 @@ def _norm_rule(call: Signature) -> Type:
 def _pool_rule(call: Signature) -> Type:
     have, causal = _norm_rule(call), call.keywords.get("causal")
     if causal is not None and not (isinstance(causal, Number) and causal.value is False):
-        raise TypeFact("`pool` is over the whole sequence, so `causal` can only be `false`",
-                       code="T209")  # fmt: skip
+        raise TypeFact("T209", "`pool` is over the whole sequence, so `causal` can only be `false`")
     return Type(have.dims, Level.EXAMPLE)
 
 
@@ -145,11 +153,16 @@ def _pool(call: Evaluation) -> Any:
 def _attention_rule(call: Signature) -> Type:
     query, keys, values = (_of_each_token(call, index, (1, 2)) for index in range(3))
     if query.dims != keys.dims:
-        raise TypeFact(f"the queries {query} and the keys {keys} differ", code="T209", argument=1,
-                       help="both are `[d]`, or `[n, d]` for n heads")  # fmt: skip
+        raise TypeFact(
+            "T209",
+            f"the queries {query} and the keys {keys} differ",
+            1,
+            help="both are `[d]`, or `[n, d]` for n heads",
+        )
     if query.dims[:-1] != values.dims[:-1]:
-        raise TypeFact(f"the queries {query} and the values {values} are not of the same heads",
-                       code="T209", argument=2)  # fmt: skip
+        raise TypeFact(
+            "T209", f"the queries {query} and the values {values} are not of the same heads", 2
+        )
     return values
 
 

@@ -30,9 +30,18 @@ class Signature:
         """Operand ``index`` read as a dimension: ``reshape(v, d_h, r)``."""
         found = as_dim(self.args[index])
         if found is None:
-            raise TypeFact("a dimension is wanted here", code="T211", argument=index,
-                           help="write whole numbers, dimensions, `+ - * /`")  # fmt: skip
+            raise TypeFact(
+                "T211",
+                "a dimension is wanted here",
+                index,
+                help="write whole numbers, dimensions, `+ - * /`",
+            )
         return found
+
+    def is_number(self, index: int) -> bool:
+        """Whether an operand is a plain number, which no tensor has a part in."""
+        have = self.types[index]
+        return not have.dims and have.level is Level.CONST and not names(self.args[index])
 
     def tensor(self, index: int = 0) -> Type:
         """The type of an operand that has to be a tensor of real or complex numbers.
@@ -40,18 +49,16 @@ class Signature:
         Raises:
             TypeFact: T209, it is a plain number, or it holds whole numbers.
         """
-        have = self.types[index]
-        if not have.dims and have.level is Level.CONST and not names(self.args[index]):
-            raise TypeFact("a tensor is wanted, and this is a number", code="T209", argument=index)
+        if self.is_number(index):
+            raise TypeFact("T209", "a tensor is wanted, and this is a number", index)
         return self.inexact(index)
 
     def inexact(self, index: int = 0) -> Type:
         """The type of an operand that may be a number, or a tensor but not of whole numbers."""
         have = self.types[index]
-        number = not have.dims and have.level is Level.CONST
-        if have.kind in ("int", "bool") and not number:
-            raise TypeFact(f"this holds whole numbers, {have}", code="T209", argument=index,
-                           help="`1.0 * …` makes them real")  # fmt: skip
+        if have.kind in ("int", "bool") and not self.is_number(index):
+            message = f"this holds whole numbers, {have}"
+            raise TypeFact("T209", message, index, help="`1.0 * …` makes them real")
         return have
 
 
@@ -90,6 +97,9 @@ class Evaluation:
         """``value`` in float32 where it is half precision, which some operators refuse."""
         return value if self.precisely is None else self.precisely(value)
 
+
+Sign = Literal["", "nonzero", "not negative", "positive"]
+"""What is known of every element of a tensor."""
 
 Rule = Callable[[Signature], Type]
 Meaning = Callable[[Evaluation], Any]
@@ -135,6 +145,10 @@ class Builtin:
             are, or "never" for certain (this proves identity at initialisation).
         eye: The result is the identity matrix when every operand is this: ``"zero"``,
             ``"ones"`` (every element 1) or ``"eye"`` itself.
+        flat_at_zero: Where the operand is zero, a small change of it changes nothing.
+        needs: Which operands have to have which sign, for the result to be finite numbers.
+        sign: The sign of the result, whatever the operands are.
+        rearranges: The elements of the result are elements of the operands.
         transparent: The result is the first operand, in eval mode.
         keeps_orthonormal: An operand whose rows start orthonormal is the result.
         orthogonal: The result is orthogonal ``"always"``, when its operand is ``"skew"``, or when
@@ -151,8 +165,8 @@ class Builtin:
         asks: What it asks of the call besides its operands: where the tokens lie ("places"), or
             which ids they have ("ids").
         texts: Whether operands may be texts.
-        at_most: For a call, the index of an operand that is a whole number, and the dimension
-            that it may not exceed.
+        at_most: For a call, the index of an operand that is a whole number, and the dimensions
+            none of which it may exceed.
     """
 
     name: str
@@ -165,6 +179,10 @@ class Builtin:
     jointly: bool = False
     zero: Literal["any", "all", "never"] = "never"
     eye: Literal["zero", "ones", "eye"] | None = None
+    flat_at_zero: bool = False
+    needs: tuple[tuple[int, Sign], ...] = ()
+    sign: Sign = ""
+    rearranges: bool = False
     transparent: bool = False
     keeps_orthonormal: bool = False
     orthogonal: Literal["always", "skew", "operands"] | None = None
@@ -178,7 +196,7 @@ class Builtin:
     random: bool = False
     asks: Literal["", "places", "ids"] = ""
     texts: bool = False
-    at_most: Callable[[Apply], tuple[int, Dim]] | None = None
+    at_most: Callable[[Apply], tuple[int, tuple[Dim, ...]]] | None = None
 
 
 def as_dim(expr: Expr) -> Dim | None:
@@ -208,6 +226,9 @@ def _as_dim(node: Expr, below: list[Dim | None]) -> Dim | None:
 
 
 _DIM_OPERATORS: dict[str, Callable[..., Dim]] = {
-    "+": Dim.__add__, "-": Dim.__sub__, "*": Dim.__mul__, "/": Dim.__truediv__,
+    "+": Dim.__add__,
+    "-": Dim.__sub__,
+    "*": Dim.__mul__,
+    "/": Dim.__truediv__,
     "neg": Dim.__neg__,
-}  # fmt: skip
+}

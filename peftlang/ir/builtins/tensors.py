@@ -16,8 +16,7 @@ def _check_over(call: Signature) -> Type:
     for dim in call.over:
         if have.dims.count(dim) != 1:
             how = "occurs more than once in" if dim in have.dims else "is not a dimension of"
-            raise TypeFact(f"`{dim}` {how} {have}", code="T207", argument=0,
-                           help=f"name one of {have}")  # fmt: skip
+            raise TypeFact("T207", f"`{dim}` {how} {have}", 0, help=f"name one of {have}")
     return have
 
 
@@ -45,8 +44,9 @@ def _mean_rule(call: Signature) -> Type:
         return _reduced(call)
     call.inexact()
     if have.level is Level.CONST:
-        raise TypeFact("this is the same for every input, so there is nothing to average",
-                       code="T207", argument=0)  # fmt: skip
+        raise TypeFact(
+            "T207", "this is the same for every input, so there is nothing to average", 0
+        )
     return Type(have.dims)
 
 
@@ -60,14 +60,17 @@ def _kept(call: Signature) -> Type:
     have = _check_over(call)
     call.tensor()
     if not call.over:
-        raise TypeFact("which dimension it works over is not said", code="T207",
-                       help=f"add `over` and one of {have}")  # fmt: skip
+        raise TypeFact(
+            "T207",
+            "which dimension it works over is not said",
+            help=f"add `over` and one of {have}",
+        )
     return Type(have.dims, have.level)
 
 
 def _softmax_rule(call: Signature) -> Type:
     if len(call.over) > 1:
-        raise TypeFact("softmax works over one dimension", code="T207")
+        raise TypeFact("T207", "softmax works over one dimension")
     return _kept(call)
 
 
@@ -122,10 +125,6 @@ def _norm(call: Evaluation) -> Any:
     return _reduce_reals(call, 0.0, lambda x, dims: norm(x.contiguous(), dim=dims))
 
 
-def _over_one(call: Evaluation) -> int:
-    return axes(call.types[0], call.over)[0]
-
-
 def _standardise(call: Evaluation, *, centre: bool) -> Any:
     x, dims = call.args[0], axes(call.types[0], call.over)
     eps = call.keywords.get("eps", 1e-5)
@@ -137,7 +136,7 @@ def _standardise(call: Evaluation, *, centre: bool) -> Any:
 def _transpose_rule(call: Signature) -> Type:
     have = call.types[0]
     if len(have.dims) < 2:
-        raise TypeFact(f"a matrix is wanted, and this is {have}", code="T209", argument=0)
+        raise TypeFact("T209", f"a matrix is wanted, and this is {have}", 0)
     return have.with_dims(*have.dims[:-2], have.dims[-1], have.dims[-2])
 
 
@@ -145,8 +144,12 @@ def _outer_rule(call: Signature) -> Type:
     a, b = call.tensor(0), call.tensor(1)
     for index, have in enumerate((a, b)):
         if not have.dims:
-            raise TypeFact("`outer` is of two tensors, and this has no dimensions", code="T209",
-                           argument=index, help="`*` scales")  # fmt: skip
+            raise TypeFact(
+                "T209",
+                "`outer` is of two tensors, and this has no dimensions",
+                index,
+                help="`*` scales",
+            )
     return Type(a.dims + b.dims, max(a.level, b.level))
 
 
@@ -167,8 +170,11 @@ def _reshape_rule(call: Signature) -> Type:
     wanted = tuple(call.dim(i) for i in range(1, len(call.args)))
     result = have.with_dims(*wanted)
     if have.size != result.size:
-        raise TypeFact(f"{have} has {have.size} elements and {result} has {result.size}",
-                       code="T210", help="the two products must be equal")  # fmt: skip
+        raise TypeFact(
+            "T210",
+            f"{have} has {have.size} elements and {result} has {result.size}",
+            help="the two products must be equal",
+        )
     return result
 
 
@@ -186,8 +192,7 @@ def _reshape(call: Evaluation) -> Any:
 def _copies_rule(call: Signature) -> Type:
     have = call.tensor()
     if have.level is not Level.CONST:
-        raise TypeFact("this is not the same for every input, as it has to be here", code="T209",
-                       argument=0)  # fmt: skip
+        raise TypeFact("T209", "this is not the same for every input, as it has to be here", 0)
     return have.with_dims(call.dim(1), *have.dims)
 
 
@@ -203,8 +208,8 @@ def _concat_rule(call: Signature) -> Type:
         call.inexact(index)
         if not other.dims or other.dims[1:] != first.dims[1:]:
             raise TypeFact(
-                f"{other} cannot follow {first}: only the first dimension may differ",
-                code="T209", argument=index)  # fmt: skip
+                "T209", f"{other} cannot follow {first}: only the first dimension may differ", index
+            )
         total = total + other.dims[0]
     return Type((total, *first.dims[1:]), level)
 
@@ -238,10 +243,13 @@ def _index_rule(call: Signature) -> Type:
     single = have.level is Level.EXAMPLE and at.level is Level.CONST and not at.dims
     if not have.dims or not (have.level is Level.CONST or single):
         what = "has no dimensions" if not have.dims else "is not the same for every input"
-        raise TypeFact(f"this {what}, so it cannot be indexed", code="T209", argument=0)
+        raise TypeFact("T209", f"this {what}, so it cannot be indexed", 0)
     if at.kind != "int":
-        raise TypeFact(f"{have} is indexed by whole numbers", code="T209",
-                       help="declare it as `input name : index(n)`")  # fmt: skip
+        raise TypeFact(
+            "T209",
+            f"{have} is indexed by whole numbers",
+            help="declare it as `input name : index(n)`",
+        )
     level = have.level if single else at.level
     return Type(at.dims + have.dims[1:], level, have.kind)
 
@@ -261,9 +269,10 @@ def _check_entry(call: Evaluation, at: int) -> None:
     dim = call.types[0].dims[0]
     if not -call.size(dim) <= at < call.size(dim):
         raise PeftError(
-            f"this takes entry number {at} of `{dim}`, which is {call.size(dim)}", code="S408",
+            f"this takes entry number {at} of `{dim}`, which is {call.size(dim)}",
+            code="S408",
             help="entries are counted from 0, or from the end with a sign",
-        )  # fmt: skip
+        )
 
 
 TENSORS = (
@@ -277,10 +286,10 @@ TENSORS = (
             (1, 1), _reduced, lambda c: _reduce_reals(c, LEAST, lambda x, dims: x.amax(dims)),
             zero="all", over=True),
     Builtin("norm", "norm(x, over d)", "Euclidean norm over the named dimensions, or over all.",
-            (1, 1), _reduced, _norm, zero="all", over=True),
+            (1, 1), _reduced, _norm, zero="all", over=True, flat_at_zero=True),
     Builtin("softmax", "softmax(x, over d)", "Softmax over the named dimension.", (1, 1),
             _softmax_rule, lambda c: _reduce_reals(c, LEAST, lambda x, dims: c.t.softmax(
-                x, dim=dims[0])), over=True),
+                x, dim=dims[0])), over=True, sign="positive"),
     Builtin("layer_norm", "layer_norm(x, over d, eps = 1e-5)", "Zero mean and unit variance "
             "over the named dimension, without gain or shift.", (1, 1), _kept,
             lambda c: _standardise(c, centre=True), over=True, keywords=("eps",)),
@@ -290,17 +299,18 @@ TENSORS = (
     Builtin("transpose", "transpose(M)", "The last two dimensions exchanged.", (1, 1),
             _transpose_rule, lambda c: c.args[0].transpose(-1, -2), linear=(0,), zero="all",
             eye="eye",
-            cost=lambda c: Dim.of(0)),
+            cost=lambda c: Dim.of(0), rearranges=True),
     Builtin("outer", "outer(a, b)", "All products of an element of each, dimensions in order.",
             (2, 2), _outer_rule, outer_product, linear=(0, 1), zero="any"),
     Builtin("reshape", "reshape(x, d, ...)", "The same elements, in order, under other "
             "dimensions.", (2, 9), _reshape_rule, _reshape, linear=(0,), zero="all",
-            cost=lambda c: Dim.of(0)),
+            cost=lambda c: Dim.of(0), rearranges=True),
     Builtin("copies", "copies(x, n)", "`x`, n times, under a new first dimension.", (2, 2),
-            _copies_rule, _copies, linear=(0,), zero="any", cost=lambda c: Dim.of(0)),
+            _copies_rule, _copies, linear=(0,), zero="any", cost=lambda c: Dim.of(0),
+            rearranges=True),
     Builtin("concat", "concat(a, b, ...)", "One after the other along the first dimension.",
             (2, 16), _concat_rule, _concat, linear=tuple(range(16)), jointly=True, zero="all",
-            cost=lambda c: Dim.of(0)),
+            cost=lambda c: Dim.of(0), rearranges=True),
     Builtin("index", "x[i]", "The rows of `x` that `i` names.", (2, 2), _index_rule, _index,
-            linear=(0,), zero="all", cost=lambda c: Dim.of(0)),
+            linear=(0,), zero="all", cost=lambda c: Dim.of(0), rearranges=True),
 )  # fmt: skip

@@ -21,8 +21,11 @@ def _circulant_rule(call: Signature) -> Type:
     if len(have.dims) == 3:
         rows, columns, width = have.dims
         return have.with_dims(rows * width, columns * width)
-    raise TypeFact(f"a vector, or a vector for each block `[rows, columns, b]`, is wanted, and "
-                   f"this is {have}", code="T209", argument=0)  # fmt: skip
+    raise TypeFact(
+        "T209",
+        f"a vector, or a vector for each block `[rows, columns, b]`, is wanted, and this is {have}",
+        0,
+    )
 
 
 def _square_rule(call: Signature) -> Type:
@@ -34,8 +37,11 @@ def _toeplitz_rule(call: Signature) -> Type:
     have = shaped(call, 0, 1, "a vector is")
     rows, columns = call.dim(1), call.dim(2)
     if have.dims[0] != rows + columns - 1:
-        raise TypeFact(f"`[{rows}, {columns}]` has {rows + columns - 1} diagonals, and this is "
-                       f"{have}", code="T210", argument=0)  # fmt: skip
+        raise TypeFact(
+            "T210",
+            f"`[{rows}, {columns}]` has {rows + columns - 1} diagonals, and this is {have}",
+            0,
+        )
     return have.with_dims(rows, columns)
 
 
@@ -43,8 +49,7 @@ def _displacement_rule(call: Signature) -> Type:
     first = shaped(call, 0, 2, "vectors `[k, d]` are")
     second = shaped(call, 1, 2, "vectors `[k, d]` are")
     if first.dims != second.dims:
-        raise TypeFact(f"{first} and {second} are not as many vectors of one size", code="T209",
-                       argument=1)  # fmt: skip
+        raise TypeFact("T209", f"{first} and {second} are not as many vectors of one size", 1)
     return first.with_dims(first.dims[1], first.dims[1])
 
 

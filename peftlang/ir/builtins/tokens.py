@@ -20,14 +20,15 @@ def _check_ids(call: Signature, start: int) -> None:
         if isinstance(arg, Number) and isinstance(arg.value, str):
             if arg.value not in KINDS_OF_ID:
                 known = "there are " + ", ".join(f'"{kind}"' for kind in KINDS_OF_ID)
-                raise TypeFact(f'"{arg.value}" names no kind of token', code="T211",
-                               argument=place, help=known)  # fmt: skip
+                raise TypeFact("T211", f'"{arg.value}" names no kind of token', place, help=known)
             continue
         if have.dims or have.level is not Level.CONST or have.kind != "int":
-            raise TypeFact(f"a token's id is a whole number, and this is {have}", code="T211",
-                           argument=place,
-                           help="write a number, an `int` hyper-parameter, or a text such as "
-                           '"cls"')  # fmt: skip
+            raise TypeFact(
+                "T211",
+                f"a token's id is a whole number, and this is {have}",
+                place,
+                help='write a number, an `int` hyper-parameter, or a text such as "cls"',
+            )
 
 
 def _is_rule(call: Signature) -> Type:
@@ -58,17 +59,18 @@ TOKENS = (
     Builtin("tokens", "tokens(first = n, last = m)", "1 for the first n and the last m tokens of "
             "the prompt, 0 for the others; padding and generated tokens do not count.", (0, 0),
             _one_number, lambda c: c.site.sequence.token_mask(c.keywords), keywords=("first", "last"),
-            asks="places"),
+            asks="places", sign="not negative"),
     Builtin("token_is", "token_is(i, ...)", "1 for tokens whose id is one of these, 0 for the "
             "others and for padding. An id is a whole number, or a text: \"cls\" is the "
             "`cls_token_id` of the model's configuration, \"special\" every such id it has but "
             "padding's.", (1, 16), _is_rule,
             lambda c: c.site.sequence.as_number(c.site.sequence.identified(c.args)), asks="ids",
-            texts=True),
+            texts=True, sign="not negative"),
     Builtin("occurrence", "occurrence(n, i, ...)", "`[n]`: entry k is 1 where the token is the "
             "k-th of its sequence with one of these ids (as for `token_is`), else 0.", (2, 16),
-            _occurrence_rule, _occurrence, asks="ids", reads="seen", texts=True),
+            _occurrence_rule, _occurrence, asks="ids", reads="seen", texts=True,
+            sign="not negative"),
     Builtin("soft", "soft(n)", "`[n]`: entry k is 1 at the k-th soft token, which a method at "
             "`prompt` put before the sequence; 0 at tokens of the caller's.", (1, 1), _soft_rule,
-            lambda c: c.site.sequence.soft(c.args[0]), asks="places"),
+            lambda c: c.site.sequence.soft(c.args[0]), asks="places", sign="not negative"),
 )  # fmt: skip

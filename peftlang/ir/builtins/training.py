@@ -4,7 +4,7 @@ from typing import Any
 
 from peftlang.ir.builtins.table import Builtin, Evaluation, Signature
 from peftlang.ir.dims import Dim
-from peftlang.ir.expr import names
+from peftlang.ir.expr import Number
 from peftlang.ir.types import Level, Type, TypeFact
 
 BETA, GAMMA, ZETA = 2.0 / 3.0, -0.1, 1.1
@@ -20,15 +20,17 @@ def _gates(call: Signature) -> Type:
 
 
 def _dropout_rule(call: Signature) -> Type:
-    probability = call.types[1]
-    if probability.dims or probability.level is not Level.CONST or names(call.args[1]):
-        raise TypeFact("the probability is a number", code="T209", argument=1)
+    given = call.args[1]
+    if not call.is_number(1):
+        raise TypeFact("T209", "the probability is a number", 1)
+    if isinstance(given, Number) and not (isinstance(given.value, str) or 0 <= given.value < 1):
+        raise TypeFact("T212", f"the probability is {given.value:g}, not from 0 to below 1", 1)
     return call.tensor()
 
 
 def _l0_rule(call: Signature) -> Type:
     if call.tensor().level is not Level.CONST:
-        raise TypeFact("gates are parameters, the same for every input", code="T209", argument=0)
+        raise TypeFact("T209", "gates are parameters, the same for every input", 0)
     return Type()
 
 
