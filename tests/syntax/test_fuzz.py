@@ -98,7 +98,7 @@ def test_specs_with_tokens_missing_or_doubled(data: st.DataObject) -> None:
         "prefix": tokens[:end],
         "deletion": tokens[:start] + tokens[end:],
         "duplication": [*tokens[:end], gap, *part, *tokens[end:]],
-        "repetition": [*tokens[:start], *(part + [gap]) * 3, *tokens[end:]],
+        "repetition": [*tokens[:start], *[*part, gap] * 3, *tokens[end:]],
     }
     read(Source("fuzz.peft", "".join(texts[data.draw(st.sampled_from(list(texts)))])))
 
