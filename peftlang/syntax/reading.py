@@ -180,12 +180,13 @@ class Reading:
 
     def _lose(self, begun: int, following: int) -> None:
         """Note what is lost, from one token to before another, and go on with that one."""
-        token, last = self._tokens[begun], self._tokens[max(begun, following - 1)]
+        token, *after = self._tokens[begun : max(begun + 1, following)]
         declares = token.type in _DECLARING and self._parser.body != "adapter"
-        name = self._tokens[begun + 1] if declares else None
-        ident = n.Ident(place(name), str(name)) if name and is_word(name) else None
-        word = str(token) if is_word(token) else ""
-        self.lost.append(n.Lost(place(token).to(place(last)), word, ident))
+        # In `let = a + 1` too it is `a` that will be missing elsewhere.
+        name = next((one for one in after[:2] if declares and is_word(one)), None)
+        ident = n.Ident(place(name), str(name)) if name else None
+        span = place(token).to(place(after[-1] if after else token))
+        self.lost.append(n.Lost(span, str(token) if is_word(token) else "", ident))
         self._next = following
 
     # --- heads ---
