@@ -43,7 +43,7 @@ def made(grammar: str, path: Path | None) -> Lark:
     """
     kept: str | bool = False
     if path is not None and not sys.dont_write_bytecode:
-        kept = cache_from_source(str(path)).removesuffix(".pyc") + ".lark"
+        kept = cache_from_source(str(path)).removesuffix(".pyc") + ".tables"
     return Lark(
         grammar,
         parser="lalr",
