@@ -24,7 +24,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 
 # In this order a page of all of them has them; the first letter of a code is its family's.
 FAMILIES = {
@@ -68,6 +67,8 @@ class Code:
 
 def page(letter: str) -> str:
     """The page of a family."""
+    from importlib.resources import files  # 5 ms, which most commands need not wait for
+
     return files(__name__).joinpath(f"{FAMILIES[letter]}.md").read_text("utf-8")
 
 
