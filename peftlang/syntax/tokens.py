@@ -12,6 +12,7 @@ from peftlang.syntax.mistake import Mistake
 
 MAX_ERRORS = 50
 
+_CHECKED = frozenset({"NUMBER", "STRING", "DOCSTRING", "COMMENT"})
 _NEXT_ITEM = re.compile(r"^(?:method|adapter|from)\b", re.MULTILINE)
 
 
@@ -42,19 +43,22 @@ class Tokens:
         """Take tokens up to one that cannot be read; whether there was one."""
         try:
             for token in self._parser.lexer_thread.lex(self._parser.parser_state):
-                self._take(token, place(token))
+                if token.type in _CHECKED:
+                    self._check(token, place(token))
+                else:
+                    self.tokens.append(token)
         except UnexpectedCharacters:
             wrong = characters.unreadable(self._text, self._reached.char_pos)
             self._error(wrong, wrong.span.end)
             return True
         return False
 
-    def _take(self, token: Token, span: Span) -> None:
-        wrong, end = None, span.end
+    def _check(self, token: Token, span: Span) -> None:
+        end = span.end
         if token.type == "NUMBER":
             wrong = characters.number(self._text, span)
             end = wrong.span.end if wrong else end
-        elif token.type in ("STRING", "DOCSTRING", "COMMENT"):
+        else:
             wrong = characters.forbidden(self._text, span)
             if not wrong and len(token) == 2 and self._text.startswith('"', end):
                 # The pattern for docstrings did not match, so nothing after this closes it.
