@@ -13,7 +13,7 @@ from lark import Token, Transformer
 from peftlang.diagnostics import Span
 from peftlang.syntax import nodes as n
 from peftlang.syntax.mistake import Mistake
-from peftlang.syntax.selecting import Selected, joined, narrowed
+from peftlang.syntax.selectors import Selected, joined, narrowed
 
 MAX_NESTING = 100
 
@@ -55,7 +55,7 @@ def _span(children: Sequence[Any]) -> Span:
     return found[0].to(found[-1])
 
 
-def _said(children: Sequence[Any]) -> list[Any]:
+def _values(children: Sequence[Any]) -> list[Any]:
     """The children that say something, lists as tuples: no keyword, no sign, nothing left out."""
     kept = [child for child in children if child is not None and not isinstance(child, Token)]
     return [child.items if isinstance(child, Listed) else child for child in kept]
@@ -66,19 +66,19 @@ def _said(children: Sequence[Any]) -> list[Any]:
 
 def _node(kind: Callable[..., n.Node]) -> Action:
     """A node whose fields are what the rule says, in its order."""
-    return lambda children: kind(_span(children), *_said(children))
+    return lambda children: kind(_span(children), *_values(children))
 
 
 def _clause(kind: Callable[..., n.Node]) -> Action:
-    return lambda children: _walkable(kind(_span(children), *_said(children)))
+    return lambda children: _bounded(kind(_span(children), *_values(children)))
 
 
 def _with_rest(kind: Callable[..., n.Node], first: int = 1) -> Action:
     """As `_node`, but what follows the first fields is one tuple."""
 
     def action(children: list[Any]) -> n.Node:
-        said = _said(children)
-        return kind(_span(children), *said[:first], tuple(said[first:]))
+        values = _values(children)
+        return kind(_span(children), *values[:first], tuple(values[first:]))
 
     return action
 
@@ -92,10 +92,10 @@ def _operation(kind: Callable[..., n.Node]) -> Action:
 
 
 def _listed(children: list[Any]) -> Listed:
-    return Listed(_span(children) if children else None, tuple(_said(children)))
+    return Listed(_span(children) if children else None, tuple(_values(children)))
 
 
-def _walkable(node: n.Node) -> n.Node:
+def _bounded(node: n.Node) -> n.Node:
     """The node, unless it is so deep that walking it by recursion would exhaust the stack."""
     if node.span.end - node.span.start > MAX_NESTING and _depth(node) > MAX_NESTING:
         raise too_deep(node.span)
@@ -133,17 +133,17 @@ def _imported(children: list[Any]) -> n.ImportedName:
 
 def _parameter(children: list[Any]) -> n.Node:
     name, _, kind, _, default = children
-    return _walkable(n.HyperParameter(_span(children), name, kind, default))
+    return _bounded(n.HyperParameter(_span(children), name, kind, default))
 
 
 def _sharing(children: list[Any]) -> n.Node:
-    names, axis = _said(children) or ((), None)
-    return _walkable(n.Sharing(_span(children), names, axis))
+    names, axis = _values(children) or ((), None)
+    return _bounded(n.Sharing(_span(children), names, axis))
 
 
 def _tap(children: list[Any]) -> n.Node:
-    name, dims, tapped = _said(children)
-    return _walkable(n.Tap(_span(children), name, dims, tapped.value, tapped.selector))
+    name, dims, tapped = _values(children)
+    return _bounded(n.Tap(_span(children), name, dims, tapped.value, tapped.selector))
 
 
 def _tapped_role(children: list[Any]) -> Tapped:
@@ -178,11 +178,11 @@ def _use(children: list[Any]) -> n.Node:
                 "name a hyper-parameter, as in `r = 8`",
             )
     use = n.Use(_span(children), _ident(name), arguments.items, at, overrides.items)
-    return _walkable(use)
+    return _bounded(use)
 
 
 def _role(children: list[Any]) -> n.Role:
-    return n.Role(_span(children), tuple(name.text for name in _said(children)))
+    return n.Role(_span(children), tuple(name.text for name in _values(children)))
 
 
 def _selected(children: list[Any]) -> Selected:
@@ -195,7 +195,7 @@ def _side(children: list[Any]) -> n.Side | n.Layers:
 
 
 def _layers(children: list[Any]) -> n.Layers:
-    name, *ranges = _said(children)
+    name, *ranges = _values(children)
     if name.text != "layers":
         raise Mistake(
             "P018",
@@ -237,7 +237,7 @@ ACTIONS: dict[str, Callable[[Any], Any]] = {
     "tapped_role": _tapped_role,
     "tapped_path": _tapped_path,
     "sharing": _sharing,
-    "joined": lambda children: n.Joined(_span(children), tuple(_said(children))),
+    "joined": lambda children: n.Joined(_span(children), tuple(_values(children))),
     "grouped": _node(n.Grouped),
     "use": _use,
     # selectors

@@ -47,9 +47,10 @@ def made(grammar: str, path: Path | None) -> Lark:
     return Lark(
         grammar,
         parser="lalr",
-        # Which words are keywords is decided as lark's contextual lexer decides it, but in
-        # `reading`: there the tokens that follow are seen too, and after a mistake they tell
-        # where the next clause begins.
+        # Which words are keywords is asked of the parser's state, as lark's contextual lexer
+        # does, but by `Reader`, which sees the tokens that follow as well: in an unfinished
+        # clause they tell that the next one has begun, and the contextual lexer would go on
+        # to take its keyword for a name.
         lexer="basic",
         postlex=_Comments(),
         transformer=Build(),

@@ -39,7 +39,7 @@ class Lookahead:
         end = self._tokens[number].end_pos
         return end is not None and self._text.startswith("(", end)
 
-    def says(self, number: int) -> bool:
+    def juxtaposed(self, number: int) -> bool:
         """Whether a word is followed on its line by an operand.
 
         No operand can follow another, so the word is a keyword or a mistake.
@@ -49,13 +49,13 @@ class Lookahead:
             return False
         return is_word(after) or after.type in _TEXTS
 
-    def clause(self, number: int) -> bool:
+    def begins_clause(self, number: int) -> bool:
         """Whether a clause can only begin here."""
         token = self._tokens[number]
         known = token.type in CLAUSE_TYPES or token in RESERVED
-        return known and self.first(number) and self.says(number)
+        return known and self.first(number) and self.juxtaposed(number)
 
-    def item(self, number: int) -> bool:
+    def begins_item(self, number: int) -> bool:
         """Whether an import, a method or an adapter can only begin here."""
         kind, name = self._tokens[number].type, self.beside(number)
         if kind not in ITEM_TYPES or name is None or not self.first(number):

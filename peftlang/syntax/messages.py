@@ -42,16 +42,16 @@ _SHAPES = {**CLAUSES, **ITEMS, "train": TRAIN}
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """What is known where reading stopped.
+class Refused:
+    """A token that the grammar refuses, and what is known of where it stands.
 
     Attributes:
-        token: The token that was refused.
+        token: The token.
         head: The token that began the clause or item that is being read; None between two.
-        previous: The token before the refused one.
-        first: Whether the refused token is the first of its line.
-        begins: Whether a clause or an item can only begin there.
-        called: Whether a bracket follows it at once.
+        previous: The token before it.
+        first: Whether it is the first of its line.
+        begins: Whether a clause or an item can only begin with it.
+        called: Whether an opening parenthesis follows it at once.
         body: What it is in: a `file`, a `method` or an `adapter`.
         bracket: The innermost bracket that is open in the clause.
         brace: The brace with which the body begins.
@@ -75,7 +75,7 @@ class Place:
 
     @property
     def gap(self) -> Span:
-        """Right behind the token before the refused one."""
+        """Right behind the token before it."""
         end = place(self.previous).end if self.previous else 0
         return Span(end, end)
 
@@ -86,18 +86,18 @@ class Place:
         return _SHAPES.get(str(self.head).lower(), USE) if word else None
 
     def says(self, code: str, message: str, mend: str | None = None) -> Mistake:
-        """A mistake at the refused token."""
+        """A mistake at the token."""
         return Mistake(code, message, place(self.token), mend)
 
 
-def unexpected(at: Place) -> Mistake:
+def unexpected(at: Refused) -> Mistake:
     """What to say of a token that the grammar refuses."""
     rules = (_brace, _reserved, _bracket, _misplaced, _override, _unknown, _other_sign, _missing)
     said = (rule(at) for rule in rules)
     return next((found for found in said if found is not None), None) or _expected(at)
 
 
-def missing_brace(at: Place) -> str | None:
+def missing_brace(at: Refused) -> str | None:
     """The type of the brace that mends the text where it is put in before the token."""
     if at.head is not None and at.first and "LBRACE" in at.accepts:
         use = at.head.type == "ADAPTER" and is_word(at.token)
@@ -106,7 +106,7 @@ def missing_brace(at: Place) -> str | None:
     return "RBRACE" if ends and "RBRACE" in at.accepts else None
 
 
-def _brace(at: Place) -> Mistake | None:
+def _brace(at: Refused) -> Mistake | None:
     brace = missing_brace(at)
     if brace == "LBRACE":
         mend = "open its body with `{` at the end of this line"
@@ -119,7 +119,7 @@ def _brace(at: Place) -> Mistake | None:
     return None
 
 
-def _reserved(at: Place) -> Mistake | None:
+def _reserved(at: Refused) -> Mistake | None:
     if at.kind == "IN" and at.head is not None and at.head.type in ("METHOD", "ADAPTER"):
         return at.says(
             "P013",
@@ -135,7 +135,7 @@ def _reserved(at: Place) -> Mistake | None:
     return None
 
 
-def _bracket(at: Place) -> Mistake | None:
+def _bracket(at: Refused) -> Mistake | None:
     if at.bracket is None:
         closes = at.kind in ("RPAR", "RSQB")
         said = f"`{at.token}` closes nothing"
@@ -151,7 +151,7 @@ def _bracket(at: Place) -> Mistake | None:
     return None
 
 
-def _misplaced(at: Place) -> Mistake | None:
+def _misplaced(at: Refused) -> Mistake | None:
     if at.kind == "DOCSTRING":
         return at.says(
             "P014",
@@ -175,7 +175,7 @@ def _misplaced(at: Place) -> Mistake | None:
     return None
 
 
-def _override(at: Place) -> Mistake | None:
+def _override(at: Refused) -> Mistake | None:
     """After `with`, a clause that a use cannot say otherwise."""
     follows = at.previous is not None and at.previous.type in ("WITH", "COMMA")
     if at.body != "adapter" or at.kind not in CLAUSE_TYPES or not follows:
@@ -189,7 +189,7 @@ def _override(at: Place) -> Mistake | None:
     )
 
 
-def _unknown(at: Place) -> Mistake | None:
+def _unknown(at: Refused) -> Mistake | None:
     """A word where a clause or an item should begin."""
     if not is_word(at.token):
         return None
@@ -215,7 +215,7 @@ def _unknown(at: Place) -> Mistake | None:
     return at.says("P011", f"there is no clause `{at.token}`", mend)
 
 
-def _other_sign(at: Place) -> Mistake | None:
+def _other_sign(at: Refused) -> Mistake | None:
     """One sign where another of the same look or use belongs."""
     kind, accepts = at.kind, at.accepts
     if kind in ("EQUAL", "COLON", "EQUALS") and "TILDE" in accepts:
@@ -234,7 +234,7 @@ def _other_sign(at: Place) -> Mistake | None:
     return None
 
 
-def _missing(at: Place) -> Mistake | None:
+def _missing(at: Refused) -> Mistake | None:
     """A type, or an operator between two operands."""
     if at.head is None or at.previous is None:
         return None
@@ -255,7 +255,7 @@ def _missing(at: Place) -> Mistake | None:
     return None
 
 
-def _expected(at: Place) -> Mistake:
+def _expected(at: Refused) -> Mistake:
     message = f"expected {_wanted(at.accepts)}"
     within = at.head is not None and at.previous is not None
     if within:

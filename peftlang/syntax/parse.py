@@ -7,7 +7,7 @@ from peftlang.diagnostics import Diagnostic, Source, Span, did_you_mean
 from peftlang.syntax import nodes as n
 from peftlang.syntax.build import place
 from peftlang.syntax.mistake import Mistake
-from peftlang.syntax.reading import Reading
+from peftlang.syntax.reader import Reader
 from peftlang.syntax.tokens import MAX_ERRORS
 
 # A page is 3,000 characters. The densest text of this size is read in a few seconds.
@@ -27,9 +27,9 @@ def parse(source: Source) -> tuple[n.File, list[Diagnostic]]:
     """
     if len(source.text) > MAX_SIZE:
         return n.File(Span(0, 0), (), source=source), [_too_large(source)]
-    reading = Reading(source.text)
-    file = _file(source, reading)
-    found = [*reading.mistakes, *_misplaced(source, reading), *_types(file)]
+    reader = Reader(source.text)
+    file = _file(source, reader)
+    found = [*reader.mistakes, *_misplaced(source, reader), *_types(file)]
     return file, [mistake.of(source) for mistake in _ordered(found)]
 
 
@@ -56,19 +56,19 @@ def _ordered(found: Iterable[Mistake]) -> list[Mistake]:
 # --- the file ---
 
 
-def _file(source: Source, reading: Reading) -> n.File:
+def _file(source: Source, reader: Reader) -> n.File:
     items: list[n.Item] = []
     opening: n.Docstring | None = None
-    for docstring, item in _with_docstrings(reading.items):
+    for docstring, item in _with_docstrings(reader.items):
         if isinstance(item, n.Import):
             opening = docstring if docstring and not items else opening
             items.append(item)
         elif item is not None:
-            within = tuple(one for one in reading.lost if _inside(one.span, item.span))
+            within = tuple(one for one in reader.lost if _inside(one.span, item.span))
             items.append(replace(item, docstring=docstring, lost=within))
     spans = [item.span for item in items]
-    between = (one for one in reading.lost if not any(_inside(one.span, span) for span in spans))
-    remarks = (n.Comment(place(token), token.rstrip()) for token in reading.comments)
+    between = (one for one in reader.lost if not any(_inside(one.span, span) for span in spans))
+    remarks = (n.Comment(place(token), token.rstrip()) for token in reader.comments)
     return n.File(
         Span(0, len(source.text)),
         tuple(items),
@@ -101,14 +101,14 @@ def _with_docstrings(
         yield waiting, None
 
 
-def _misplaced(source: Source, reading: Reading) -> Iterator[Mistake]:
+def _misplaced(source: Source, reader: Reader) -> Iterator[Mistake]:
     """Docstrings that belong to nothing, not even to what was lost right after them."""
     first = True
-    for docstring, item in _with_docstrings(reading.items):
+    for docstring, item in _with_docstrings(reader.items):
         nothing = item is None or (isinstance(item, n.Import) and not first)
         if docstring is not None and nothing:
             start, end = docstring.span.start, docstring.span.end
-            gaps = (source.text[end : lost.span.start] for lost in reading.lost)
+            gaps = (source.text[end : lost.span.start] for lost in reader.lost)
             if any(gap.isspace() for gap in gaps):
                 continue
             yield Mistake(

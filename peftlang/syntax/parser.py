@@ -1,7 +1,7 @@
-"""lark's parser, fed by hand, with the ways back that reading on after a mistake needs.
+"""lark's parser, fed by hand, with what recovery from a mistake needs of it.
 
-It keeps two stacks: of its states, and of what has been read. A *seam* is a state between two
-clauses or two items, and to cut is to take off both stacks what lies above the last seam.
+It keeps two stacks: of its states, and of what has been read. A *boundary* is a state between two
+clauses or two items; the stacks can be cut back to the last one, as in panic-mode recovery.
 """
 
 from copy import copy
@@ -13,8 +13,8 @@ from lark.parsers.lalr_analysis import Shift
 from peftlang.syntax import nodes as n
 from peftlang.syntax.grammar import interactive
 
-# A seam is a state that takes one of these words next.
-_AT_SEAM = {"METHOD": "file", "PARAM": "method", "TRAIN": "adapter"}
+# A boundary is a state that shifts one of these words, which tells what it is in.
+_SHIFTED = {"METHOD": "file", "PARAM": "method", "TRAIN": "adapter"}
 _CLOSING = {"RPAR": "LPAR", "RSQB": "LSQB"}
 
 
@@ -25,11 +25,14 @@ class Parser:
         self.items: list[n.Node] = []
         self._lark = interactive()
         self._state = self._lark.parser_state
-        self._silent = copy(self._state.parse_conf)
-        self._silent.callbacks = {}
+        self._without_actions = copy(self._state.parse_conf)
+        self._without_actions.callbacks = {}
 
     def feed(self, token: Token) -> bool:
-        """Whether a token is taken. Raises Mistake where no node can be made of what it ends."""
+        """Take a token; False where it cannot stand.
+
+        Raises Mistake where it ends something of which no node can be made.
+        """
         try:
             result = self._lark.feed_token(token)
         except UnexpectedToken:
@@ -37,16 +40,16 @@ class Parser:
         if token.type == "$END":
             self.items = result
         elif token.type in ("RBRACE", "DOCSTRING"):
-            self.settle()
+            self.finish()
         return True
 
     def takes(self, kind: str) -> bool:
-        """Whether a token of this type would be taken."""
+        """Whether a token of this type can stand next."""
         if kind not in self._lark.choices():
             return False
-        # The choices are those of every place that looks alike; this one may have fewer.
+        # LALR merges states, so some choices belong to other places that share this state.
         trial = self._state.copy(deepcopy_values=False)
-        trial.parse_conf = self._silent
+        trial.parse_conf = self._without_actions
         try:
             trial.feed_token(Token(kind, ""), kind == "$END")
         except UnexpectedToken:
@@ -54,42 +57,25 @@ class Parser:
         return True
 
     def accepts(self) -> frozenset[str]:
-        """The types of all tokens that would be taken."""
+        """The types of all tokens that can stand next."""
         return frozenset(self._lark.accepts())
 
-    # --- seams ---
-
-    @property
-    def _seam(self) -> int:
-        """How many states lie below the last seam."""
-        states, seams = self._state.state_stack, _seams()
-        return next(i for i in range(len(states) - 1, -1, -1) if states[i] in seams)
-
-    @property
-    def body(self) -> str:
-        """What the last seam is in: a `file`, a `method` or an `adapter`."""
-        return _seams()[self._state.state_stack[self._seam]]
+    # --- what has been read since the last boundary ---
 
     @property
     def unfinished(self) -> list[object]:
-        """What has been read since the last seam: tokens, and nodes that are finished."""
-        return self._state.value_stack[self._seam :]
+        """Tokens, and the nodes that were made of tokens."""
+        return self._state.value_stack[self._boundary :]
 
     @property
-    def begins(self) -> bool:
-        """Whether the token that was taken last is the first after a seam."""
+    def began(self) -> bool:
+        """Whether the last token was the first of them."""
         states = self._state.state_stack
-        return len(states) > 1 and states[-2] in _seams()
-
-    @property
-    def brace(self) -> Token | None:
-        """The brace that opened the method or adapter of the last seam."""
-        below = reversed(self._state.value_stack[: self._seam])
-        return next((v for v in below if isinstance(v, Token) and v.type == "LBRACE"), None)
+        return len(states) > 1 and states[-2] in _boundaries()
 
     @property
     def bracket(self) -> Token | None:
-        """The innermost bracket that is open since the last seam."""
+        """The innermost bracket that is open in them."""
         opened: list[Token] = []
         for value in self.unfinished:
             if isinstance(value, Token) and value.type in _CLOSING.values():
@@ -98,33 +84,50 @@ class Parser:
                 opened.pop()
         return opened[-1] if opened else None
 
-    def cut(self) -> None:
-        """Give up what has been read since the last seam."""
-        seam = self._seam
-        del self._state.state_stack[seam + 1 :]
-        del self._state.value_stack[seam:]
+    @property
+    def body(self) -> str:
+        """What they are in: a `file`, a `method` or an `adapter`."""
+        return _boundaries()[self._state.state_stack[self._boundary]]
 
-    def settle(self) -> bool:
-        """Finish what has been read since the last seam; False where something is missing.
+    @property
+    def brace(self) -> Token | None:
+        """The brace with which that body began."""
+        before = reversed(self._state.value_stack[: self._boundary])
+        return next((v for v in before if isinstance(v, Token) and v.type == "LBRACE"), None)
+
+    def discard(self) -> None:
+        """Take them off the stacks."""
+        boundary = self._boundary
+        del self._state.state_stack[boundary + 1 :]
+        del self._state.value_stack[boundary:]
+
+    def finish(self) -> bool:
+        """Make a clause or an item of them; False where something is missing.
 
         Raises Mistake as `feed` does.
         """
-        if self._state.position in _seams():
+        if self._state.position in _boundaries():
             return True
-        # A word that can only stand after a seam finishes what is before it, and goes again.
-        word = next((word for word in _AT_SEAM if self.takes(word)), None)
+        # What is read is finished by a word that can only stand after it; the word goes again.
+        word = next((word for word in _SHIFTED if self.takes(word)), None)
         if word is not None:
             self.feed(Token(word, ""))
-            self.cut()
+            self.discard()
         return word is not None
+
+    @property
+    def _boundary(self) -> int:
+        """How deep in the stacks the last boundary is."""
+        states, boundaries = self._state.state_stack, _boundaries()
+        return next(i for i in range(len(states) - 1, -1, -1) if states[i] in boundaries)
 
 
 @cache
-def _seams() -> dict[object, str]:
-    """Each state that is a seam, and what it is in."""
+def _boundaries() -> dict[object, str]:
+    """Each boundary, and what it is in."""
     found: dict[object, str] = {}
     for state, steps in interactive().parser_state.parse_conf.states.items():
-        for word, body in _AT_SEAM.items():
+        for word, body in _SHIFTED.items():
             if word in steps and steps[word][0] is Shift:
                 found[state] = body
     return found
