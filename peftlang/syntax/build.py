@@ -126,6 +126,19 @@ def _docstring(token: Token) -> n.Docstring:
     return n.Docstring(place(token), "\n".join([*(line.rstrip() for line in lines), last]))
 
 
+def _file(children: list[Any]) -> n.File:
+    """The file but for what is beside the tree."""
+    docstring, *items = children
+    return n.File(Span(0, 0), tuple(item for item in items if item is not None), docstring)
+
+
+def _item(children: list[Any]) -> n.Method | n.Adapter:
+    # The docstring of an item stands before it, so the item begins behind the docstring.
+    docstring, item = children
+    documented: n.Method | n.Adapter = replace(item, docstring=docstring)
+    return documented
+
+
 def _imported(children: list[Any]) -> n.ImportedName:
     name, _, alias = children
     return n.ImportedName(_span(children), name, alias)
@@ -224,7 +237,8 @@ ACTIONS: dict[str, Callable[[Any], Any]] = {
     "NUMBER": _number,
     "DOCSTRING": _docstring,
     # a file
-    "start": list,
+    "start": _file,
+    "item": _item,
     "import_": _with_rest(n.Import),
     "imported": _imported,
     "method": _with_rest(n.Method, 2),

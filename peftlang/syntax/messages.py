@@ -152,7 +152,16 @@ def _bracket(at: Refused) -> Mistake | None:
 
 
 def _misplaced(at: Refused) -> Mistake | None:
-    if at.kind == "DOCSTRING":
+    if at.head is not None and at.head.type == "DOCSTRING":
+        if at.kind in ("DOCSTRING", "FROM", "$END"):
+            start = place(at.head).start
+            return Mistake(
+                "P014",
+                "this docstring belongs to nothing",
+                Span(start, start + 3),
+                "a docstring stands before `method` or `adapter`, or before the first import",
+            )
+    elif at.kind == "DOCSTRING":
         return at.says(
             "P014",
             "a docstring cannot stand here",
@@ -278,7 +287,7 @@ def _wanted(accepts: frozenset[str]) -> str:  # noqa: PLR0911 -- one for each ki
     found = [text for kind, text in _NAMED.items() if kind in accepts]
     if found:
         return " or ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)
-    if "PARAM" in accepts:
+    if "COMPOSITION" in accepts:
         return "a clause"
     if "USE" in accepts:
         return "the use of a method"

@@ -29,7 +29,7 @@ def parse(source: Source) -> tuple[n.File, list[Diagnostic]]:
         return n.File(Span(0, 0), (), source=source), [_too_large(source)]
     reader = Reader(source.text)
     file = _file(source, reader)
-    found = [*reader.mistakes, *_misplaced(source, reader), *_types(file)]
+    found = [*reader.mistakes, *_types(file)]
     return file, [mistake.of(source) for mistake in _ordered(found)]
 
 
@@ -57,67 +57,21 @@ def _ordered(found: Iterable[Mistake]) -> list[Mistake]:
 
 
 def _file(source: Source, reader: Reader) -> n.File:
+    """The file with what is beside the tree; each loss is said of the item that it is in."""
     items: list[n.Item] = []
-    opening: n.Docstring | None = None
-    for docstring, item in _with_docstrings(reader.items):
-        if isinstance(item, n.Import):
-            opening = docstring if docstring and not items else opening
-            items.append(item)
-        elif item is not None:
-            within = tuple(one for one in reader.lost if _inside(one.span, item.span))
-            items.append(replace(item, docstring=docstring, lost=within))
-    spans = [item.span for item in items]
-    between = (one for one in reader.lost if not any(_inside(one.span, span) for span in spans))
-    remarks = (n.Comment(place(token), token.rstrip()) for token in reader.comments)
-    return n.File(
-        Span(0, len(source.text)),
-        tuple(items),
-        opening,
-        lost=tuple(between),
-        comments=tuple(remarks),
+    lost = reader.lost
+    for item in reader.file.items:
+        within = tuple(one for one in lost if item.span.start <= one.span.start < item.span.end)
+        lost = [one for one in lost if one not in within]
+        items.append(item if isinstance(item, n.Import) else replace(item, lost=within))
+    return replace(
+        reader.file,
+        span=Span(0, len(source.text)),
+        items=tuple(items),
+        lost=tuple(lost),
+        comments=tuple(n.Comment(place(token), token.rstrip()) for token in reader.comments),
         source=source,
     )
-
-
-def _inside(inner: Span, outer: Span) -> bool:
-    return outer.start <= inner.start < outer.end
-
-
-def _with_docstrings(
-    read: Iterable[n.Node],
-) -> Iterator[tuple[n.Docstring | None, n.Item | None]]:
-    """Each item with the docstring right before it; None for an item that is missing."""
-    waiting: n.Docstring | None = None
-    for node in read:
-        if isinstance(node, n.Docstring):
-            if waiting is not None:
-                yield waiting, None
-            waiting = node
-        else:
-            assert isinstance(node, n.Item)
-            yield waiting, node
-            waiting = None
-    if waiting is not None:
-        yield waiting, None
-
-
-def _misplaced(source: Source, reader: Reader) -> Iterator[Mistake]:
-    """Docstrings that belong to nothing, not even to what was lost right after them."""
-    first = True
-    for docstring, item in _with_docstrings(reader.items):
-        nothing = item is None or (isinstance(item, n.Import) and not first)
-        if docstring is not None and nothing:
-            start, end = docstring.span.start, docstring.span.end
-            gaps = (source.text[end : lost.span.start] for lost in reader.lost)
-            if any(gap.isspace() for gap in gaps):
-                continue
-            yield Mistake(
-                "P014",
-                "this docstring belongs to nothing",
-                Span(start, start + 3),
-                "a docstring stands before `method` or `adapter`, or before the first import",
-            )
-        first = first and item is None
 
 
 def _types(file: n.File) -> Iterator[Mistake]:

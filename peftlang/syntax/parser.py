@@ -13,16 +13,20 @@ from lark.parsers.lalr_analysis import Shift
 from peftlang.syntax import nodes as n
 from peftlang.syntax.grammar import interactive
 
-# A boundary is a state that shifts one of these words, which tells what it is in.
-_SHIFTED = {"METHOD": "file", "PARAM": "method", "TRAIN": "adapter"}
+# A boundary is a state that shifts one of these tokens, which tells what it is in.
+_SHIFTED = {
+    Token("DOCSTRING", '""""""', 0, end_pos=6): "file",
+    Token("PARAM", "param"): "method",
+    Token("TRAIN", "train"): "adapter",
+}
 _CLOSING = {"RPAR": "LPAR", "RSQB": "LSQB"}
 
 
 class Parser:
-    """A parser of one text. Its `items` are what the text holds, once it has taken the end."""
+    """A parser of one text; the `file` is there when it has taken the end of the text."""
 
     def __init__(self) -> None:
-        self.items: list[n.Node] = []
+        self.file: n.File | None = None
         self._lark = interactive()
         self._state = self._lark.parser_state
         self._without_actions = copy(self._state.parse_conf)
@@ -38,8 +42,8 @@ class Parser:
         except UnexpectedToken:
             return False
         if token.type == "$END":
-            self.items = result
-        elif token.type in ("RBRACE", "DOCSTRING"):
+            self.file = result
+        elif token.type == "RBRACE":
             self.finish()
         return True
 
@@ -108,12 +112,12 @@ class Parser:
         """
         if self._state.position in _boundaries():
             return True
-        # What is read is finished by a word that can only stand after it; the word goes again.
-        word = next((word for word in _SHIFTED if self.takes(word)), None)
-        if word is not None:
-            self.feed(Token(word, ""))
+        # What is read is finished by a token that can only stand after it, which goes again.
+        token = next((token for token in _SHIFTED if self.takes(token.type)), None)
+        if token is not None:
+            self.feed(token)
             self.discard()
-        return word is not None
+        return token is not None
 
     @property
     def _boundary(self) -> int:
@@ -127,7 +131,7 @@ def _boundaries() -> dict[object, str]:
     """Each boundary, and what it is in."""
     found: dict[object, str] = {}
     for state, steps in interactive().parser_state.parse_conf.states.items():
-        for word, body in _SHIFTED.items():
-            if word in steps and steps[word][0] is Shift:
+        for token, body in _SHIFTED.items():
+            if token.type in steps and steps[token.type][0] is Shift:
                 found[state] = body
     return found

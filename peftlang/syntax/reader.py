@@ -26,7 +26,7 @@ class Reader:
     """Reads a text at once. Its tokens are known by their numbers.
 
     Attributes:
-        items: What the text holds, docstrings among them.
+        file: What the text holds, without what is beside the tree.
         comments: Its comments.
         mistakes: What is wrong with it, in no order.
         lost: What could not be read.
@@ -47,14 +47,15 @@ class Reader:
             self._step()
         if self._next < len(self._tokens):
             self._stop()
-        self.items = self._parser.items
+        assert self._parser.file is not None
+        self.file = self._parser.file
 
     def _step(self) -> None:
-        token = self._tokens[self._next]
+        token = self._typed(self._next)
         try:
             if token.type == "ERROR":
                 self._recover()
-            elif self._parser.feed(self._typed(self._next)):
+            elif self._parser.feed(token):
                 self._advance(token)
             elif not self._report():
                 self._recover()
@@ -63,7 +64,7 @@ class Reader:
             self._recover(whole=False)
 
     def _advance(self, token: Token) -> None:
-        if self._parser.began:
+        if self._parser.began or token.type in ("METHOD", "ADAPTER"):  # a docstring may be before
             self._start = self._next
         self._open += _BRACKETS.get(token.type, 0)
         if self._open > MAX_NESTING:
@@ -130,8 +131,9 @@ class Reader:
         if whole and (starts or self._parser.body == "file") and self._finish():
             self._lose(at, self._next_start(at, 0))  # the token itself is the mistake
         else:
+            start = at if self._tokens[self._start].type == "DOCSTRING" else self._start
             self._discard()
-            self._lose(self._start, at if starts else self._next_start(at, brackets))
+            self._lose(start, at if starts else self._next_start(at, brackets))
 
     def _finish(self) -> bool:
         try:
@@ -195,8 +197,8 @@ class Reader:
 
     def _in_head(self) -> bool:
         """Whether a method or an adapter has begun and its brace has not come yet."""
-        read = self._parser.unfinished
-        return bool(read) and isinstance(read[0], Token) and read[0].type in ("METHOD", "ADAPTER")
+        head = self._tokens[self._start].type in ("METHOD", "ADAPTER")
+        return head and bool(self._parser.unfinished)
 
     def _recover_head(self) -> None:
         """After a mistake in a head its clauses are read all the same, with no parameters."""
@@ -213,6 +215,8 @@ class Reader:
         if kind == "$END" or self._ahead.begins_item(following):
             return
         unnamed = Token("NAME", "_", head.end_pos, end_pos=head.end_pos)
+        if start and self._tokens[start - 1].type == "DOCSTRING":
+            self._parser.feed(self._tokens[start - 1])
         self._parser.feed(head)
         self._parser.feed(Token.new_borrow_pos("NAME", name, name) if is_word(name) else unnamed)
         if kind != "LBRACE":

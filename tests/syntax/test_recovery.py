@@ -30,6 +30,7 @@ WRONG = [
     "train norm",
     "lora(r = 4) at attn.q",
     '"""A remark."""',
+    "let a = method b",
     "let a = " + "(" * 500,
     "let a = " + "-" * 500 + "a",
 ]
@@ -129,7 +130,8 @@ def test_lost_heads_items_and_uses() -> None:
         ("", "r"),
         ("", "s"),
     ]
-    assert lost("methd m {\n    let x = 1\n}\n") == [("methd", "m")]
+    for docstring in ("", '"""About it."""\n'):
+        assert lost(f"{docstring}methd m {{\n    let x = 1\n}}\n") == [("methd", "m")]
     assert lost("from lora imprt lora\n") == [("from", None)]
     assert lost("adapter a {\n    lora at attn q\n    bias\n}\n") == [("lora", None)]
 
