@@ -22,6 +22,12 @@ def test_children_are_in_the_order_of_the_text_and_no_more() -> None:
     ]
 
 
+def test_a_layer_that_is_both_ends_of_its_range_is_one_child() -> None:
+    file, _ = parse_text("method m {\n    position block in layers[3]\n}\n")
+    numbers = [node for node in nodes.walk(file) if isinstance(node, nodes.Number)]
+    assert [number.value for number in numbers] == [3]
+
+
 @pytest.mark.parametrize("path", RIGHT, ids=lambda path: path.stem)
 def test_a_node_lies_within_its_parent(path: Path) -> None:
     file, _ = parse_text(path.read_text("utf-8"))

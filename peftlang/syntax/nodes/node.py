@@ -24,17 +24,18 @@ class Ident(Node):
     text: str
 
 
-def children(node: Node) -> Iterator[Node]:
-    """The nodes directly below any node, in the order of its fields.
+def children(node: Node) -> tuple[Node, ...]:
+    """The nodes directly below any node, in the order of its fields; each once.
 
     Comments, and what a parser lost, are beside the tree and not below it.
     """
+    found: dict[int, Node] = {}
     for name in node.__match_args__:
         value = getattr(node, name)
-        if isinstance(value, Node):
-            yield value
-        elif isinstance(value, tuple):
-            yield from (one for one in value if isinstance(one, Node))
+        for child in value if isinstance(value, tuple) else (value,):
+            if isinstance(child, Node):
+                found[id(child)] = child
+    return tuple(found.values())
 
 
 def walk(root: Node) -> Iterator[Node]:
@@ -43,4 +44,4 @@ def walk(root: Node) -> Iterator[Node]:
     while waiting:
         node = waiting.pop()
         yield node
-        waiting.extend(reversed(list(children(node))))
+        waiting.extend(reversed(children(node)))
