@@ -9,53 +9,38 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from docs.library import SPECS, library_table
-from peftlang.diagnostics import CODES, Code
+from peftlang.diagnostics.codes import FAMILIES, entries, page
 from peftlang.ir.builtins import BUILTINS
 from peftlang.ir.inits import INITIALISERS
 
 HERE = Path(__file__).resolve().parent
 
-FAMILIES = {
-    "P": "Characters and grammar",
-    "N": "Names and imports",
-    "T": "Types and shapes",
-    "M": "Methods and adapters",
-    "S": "Positions and sites",
-    "R": "While the model runs",
-    "D": "Saving and loading",
-    "C": "The command line and the model",
-    "V": "Verifying",
-    "I": "Adapters of other libraries",
-}
+PAGES = "../peftlang/diagnostics/codes"
 
 HEAD = """# Errors
 
-Every diagnostic has a code that never changes its meaning. `peftlang explain CODE` prints the
-same text as this page, which is generated from the table in `peftlang/diagnostics/codes/`; every
-example on it is run by the tests.
+Every diagnostic has a code that never changes its meaning. `peftlang explain CODE` prints what is
+behind its link: what it means, an example that raises it, and the example mended. Every example is
+run by the tests.
 """
 
 
 def errors_page() -> str:
-    """The page of every code."""
+    """The page of every code, with links to what is said of them."""
     parts = [HEAD]
-    for letter, title in FAMILIES.items():
-        entries = [entry for code, entry in sorted(CODES.items()) if code.startswith(letter)]
-        parts.append(f"## {letter}: {title}\n")
-        parts.extend(_entry(entry) for entry in entries)
-    return "\n".join(parts)
+    for letter, name in FAMILIES.items():
+        text = page(letter)
+        heading = text.partition("\n")[0].removeprefix("# ")
+        parts.append(f"\n## {letter}: {heading}\n\n| code | |\n|---|---|\n")
+        for entry in entries(text):
+            anchor = _anchor(f"{entry.code}: {entry.title}")
+            parts.append(f"| [{entry.code}]({PAGES}/{name}.md#{anchor}) | {entry.title} |\n")
+    return "".join(parts)
 
 
-def _entry(entry: Code) -> str:
-    text = f"### {entry.code}: {entry.title}\n\n{entry.explanation.strip()}\n"
-    if not entry.runs:
-        return f"{text}\nFor example: {entry.example.strip()}\n"
-    text += f"\n```peft code={entry.code}\n{entry.example.strip()}\n```\n"
-    if entry.fixed is not None:
-        # The mended texts of the grammar's own codes are sketches: they parse, and that is all.
-        kind = "peft syntax" if entry.code.startswith("P") else "peft"
-        text += f"\nMended:\n\n```{kind}\n{entry.fixed.strip()}\n```\n"
-    return text
+def _anchor(heading: str) -> str:
+    """The name that a heading has in links to it, as GitHub and others make it."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 def functions_table() -> str:

@@ -1,5 +1,6 @@
 """A checked spec: what it defines, and which of it is compiled."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,14 +157,35 @@ def _checked(source: Source, library: bool, report: Report) -> Unit:
     loader = Loader(report)
     unit = loader.load(source, library=library)
     for read in loader.units:
-        if read.readable:
-            mine = Report()
-            for definition in read.own:
-                _check(definition, mine)
-            # Warnings are for the author of the text that is checked.
-            found = _meant(unit, mine.diagnostics) if read is unit else mine.diagnostics
-            report.extend(d for d in found if read is unit or d.severity == "error")
+        mine = Report()
+        for definition in read.own:
+            _check(definition, mine)
+        # Warnings are for the author of the text that is checked.
+        found = _meant(unit, mine.diagnostics) if read is unit else mine.diagnostics
+        sure = (d for d in found if not _may_follow(d, read))
+        report.extend(d for d in sure if read is unit or d.severity == "error")
     return unit
+
+
+# What is said of a definition of which something is missing, and of uses of it.
+_OF_A_METHOD = frozenset({"M302", "M304", "M309", "M318", "T203", "T208"})
+_OF_ITS_USES = frozenset({"M304", "M306", "M309", "N110"})
+
+
+def _may_follow(diagnostic: Diagnostic, unit: Unit) -> bool:
+    """Whether this may be wrong only because a clause could not be read, which was said."""
+    span, own = diagnostic.span or Span(0, 0), list(unit.own)
+    lost, codes = [*unit.tree.lost], {"N104"} if unit.tree.lost else set()
+    for definition in own:
+        if definition.node.span.start <= span.start < definition.node.span.end:
+            lost += definition.node.lost
+            codes |= _OF_A_METHOD if definition.node.lost else set()
+            if not definition.is_method and any(other.node.lost for other in own):
+                codes |= _OF_ITS_USES
+    names = {one.name.text for one in lost if one.name is not None}
+    read = re.findall(r"\w+", unit.source.slice(span))
+    vague = diagnostic.code in codes or not names.isdisjoint(read)
+    return vague or (bool(lost) and diagnostic.severity != "error")
 
 
 def _check(definition: Definition, report: Report) -> None:

@@ -1,8 +1,9 @@
 """The surface of the language: a tree of nodes, the parser that makes it, the formatter."""
 
 from peftlang.syntax import nodes
-from peftlang.syntax.parse import MAX_ERRORS, MAX_SIZE, parse, parse_text
-from peftlang.syntax.print import format_file, format_source, format_text
+from peftlang.syntax.format import format_file, format_source, format_text
+from peftlang.syntax.parse import MAX_SIZE, parse, parse_text
+from peftlang.syntax.tokens import MAX_ERRORS
 
 __all__ = [
     "MAX_ERRORS",

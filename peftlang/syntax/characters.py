@@ -4,7 +4,8 @@ import math
 import re
 import unicodedata
 
-from peftlang.diagnostics import Diagnostic, Source, Span
+from peftlang.diagnostics import Span
+from peftlang.syntax.mistake import Mistake
 
 # Control characters, lone surrogates (bytes that were not UTF-8), and the marks that make a
 # text read differently from what it is.
@@ -13,6 +14,7 @@ _FORBIDDEN = re.compile(
 )
 # A run of these is one mistake, not many.
 _STRANGE = re.compile(r"""[^ \t\r\n#"A-Za-z_0-9,{}():=~\[\].<>+\-*/@'^;!%&|?$`\\]+""")
+_LETTERS = re.compile(r"[A-Za-z_0-9]*")
 
 _LONGEST_NUMBER = 64
 
@@ -23,85 +25,64 @@ _MEANT = {
     "!": "different is written `!=`",
     "&": "write `and`",
     "|": "write `or`",
-    "\u00d7": "write `*`",
-    "\u2022": "write `*`",
-    "\u22c5": "write `*`",
-    "\u2299": "write `*`",
-    "\u2212": "write `-`",
-    "\u2013": "write `-`",
-    "\u2014": "write `-`",
+    **dict.fromkeys("\u00d7\u2022\u22c5\u2299", "write `*`"),
+    **dict.fromkeys("\u2212\u2013\u2014", "write `-`"),
     "\u2264": "write `<=`",
     "\u2265": "write `>=`",
     "\u2260": "write `!=`",
-    "\u201c": 'write `"`',
-    "\u201d": 'write `"`',
-    "\u2018": 'write `"`',
-    "\u2019": 'write `"`',
+    **dict.fromkeys("\u201c\u201d\u2018\u2019", 'write `"`'),
     "\u2026": "a range is written `..`",
     "\u00a0": "write a plain space",
 }
 
 
-def forbidden(source: Source, start: int, end: int) -> Diagnostic | None:
-    """A character that no comment or quoted text may hold, if there is one in the interval."""
-    match = _FORBIDDEN.search(source.text, start, end)
-    return None if match is None else _not_text(source, match.start(), match.start() + 1)
+def forbidden(text: str, span: Span) -> Mistake | None:
+    """A character that no comment or quoted text may hold, if there is one under the span."""
+    match = _FORBIDDEN.search(text, span.start, span.end)
+    return None if match is None else _not_text(text, match.start(), match.start() + 1)
 
 
-def unreadable(source: Source, at: int) -> tuple[Diagnostic, int]:
-    """Why no token starts at `at`, and the offset from which to go on."""
-    character = source.text[at]
+def unreadable(text: str, at: int) -> Mistake:
+    """Why no token starts at `at`; reading can go on after its span."""
+    character = text[at]
     if character == '"':
-        end = source.line_around(at).end
-        return (
-            Diagnostic(
-                "P002",
-                "this text has no closing quote on its line",
-                source,
-                Span(at, max(end, at + 1)),
-                help='add `"` at its end',
-            ),
-            max(end, at + 1),
-        )
+        end = max(_line_end(text, at), at + 1)
+        said = "this text has no closing quote on its line"
+        return Mistake("P002", said, Span(at, end), 'add `"` at its end')
     if _FORBIDDEN.match(character):
-        run = at + 1
-        while run < len(source.text) and _FORBIDDEN.match(source.text[run]):
-            run += 1
-        return _not_text(source, at, run), run
-    match = None if character in _MEANT else _STRANGE.match(source.text, at)
-    end = match.end() if match else at + 1
-    if character == "'":
-        end = _single_quoted(source, at)
-    if match:
-        found = _FORBIDDEN.search(source.text, at, end)
-        end = found.start() if found else end
+        end = at + 1
+        while end < len(text) and _FORBIDDEN.match(text[end]):
+            end += 1
+        return _not_text(text, at, end)
     shown = character if character.isprintable() else f"U+{ord(character):04X}"
-    return (
-        Diagnostic(
-            "P001",
-            f"`{shown}` has no meaning here",
-            source,
-            Span(at, end),
-            help=_meant(character),
-        ),
-        end,
-    )
+    said, span = f"`{shown}` has no meaning here", Span(at, _strange_end(text, at))
+    return Mistake("P001", said, span, _meant(character))
 
 
-def _single_quoted(source: Source, at: int) -> int:
-    """The end of a text in single quotes, if it has one on its line."""
-    line_end = source.line_around(at).end
-    closing = source.text.find("'", at + 1, line_end)
-    return at + 1 if closing < 0 or forbidden(source, at, closing) else closing + 1
+def _strange_end(text: str, at: int) -> int:
+    if text[at] == "'":
+        closing = text.find("'", at + 1, _line_end(text, at))
+        return at + 1 if closing < 0 or forbidden(text, Span(at, closing)) else closing + 1
+    run = None if text[at] in _MEANT else _STRANGE.match(text, at)
+    if run is None:
+        return at + 1
+    found = _FORBIDDEN.search(text, at, run.end())
+    return found.start() if found else run.end()
 
 
-def _not_text(source: Source, start: int, end: int) -> Diagnostic:
-    value = ord(source.text[start])
+def _line_end(text: str, at: int) -> int:
+    end = text.find("\n", at)
+    end = len(text) if end < 0 else end
+    return end - text.endswith("\r", at, end)
+
+
+def _not_text(text: str, start: int, end: int) -> Mistake:
+    value = ord(text[start])
     if 0xDC80 <= value <= 0xDCFF:
         what, mend = f"byte 0x{value - 0xDC00:02X} is not UTF-8", "save the file as UTF-8"
     else:
         what, mend = f"the control character U+{value:04X} is not text", "take it out"
-    return Diagnostic("P005", what, source, Span(start, end), help=mend)
+    return Mistake("P005", what, Span(start, end), mend)
 
 
 def _meant(character: str) -> str | None:
@@ -116,31 +97,23 @@ def _meant(character: str) -> str | None:
     return None
 
 
-def unclosed_docstring(source: Source, start: int) -> Diagnostic:
+def unclosed_docstring(start: int) -> Mistake:
     """For triple quotes after which there are no others."""
-    return Diagnostic(
-        "P003",
-        "this docstring is never closed",
-        source,
-        Span(start, start + 3),
-        help='add `"""` at its end',
-    )
+    span = Span(start, start + 3)
+    return Mistake("P003", "this docstring is never closed", span, 'add `"""` at its end')
 
 
-def number(source: Source, start: int, end: int, stuck: int) -> Diagnostic | None:
-    """What is wrong with the number `start..end`, which letters follow up to `stuck`."""
-    text = source.text[start:end]
-    if stuck > end:
-        tail = source.text[end:stuck]
-        return Diagnostic(
-            "P004",
-            f"`{source.text[start:stuck][:40]}` is not a number",
-            source,
-            Span(start, stuck),
-            help=f"a product is written `{text} * {tail}`" if len(tail) < 20 else None,
-        )
-    if len(text) > _LONGEST_NUMBER:
-        return Diagnostic("P004", "this number is too long", source, Span(start, end))
-    if not text.isdigit() and math.isinf(float(text)):
-        return Diagnostic("P004", "this number is too large", source, Span(start, end))
+def number(text: str, span: Span) -> Mistake | None:
+    """What is wrong with a number, the letters that run into it included."""
+    digits = text[span.start : span.end]
+    letters = _LETTERS.match(text, span.end)
+    if letters and letters.group():
+        tail = letters.group()
+        said = f"`{(digits + tail)[:40]}` is not a number"
+        mend = f"a product is written `{digits} * {tail}`" if len(tail) < 20 else None
+        return Mistake("P004", said, Span(span.start, letters.end()), mend)
+    if len(digits) > _LONGEST_NUMBER:
+        return Mistake("P004", "this number is too long", span)
+    if not digits.isdigit() and math.isinf(float(digits)):
+        return Mistake("P004", "this number is too large", span)
     return None

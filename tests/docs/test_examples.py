@@ -24,7 +24,8 @@ from peftlang.cli import main
 
 CODE = re.compile(r"^(error|warning)\[(\w+)\]")
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+CODES = ROOT / "peftlang" / "diagnostics" / "codes"
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *CODES.glob("*.md")])
 
 
 def run_command(line: str) -> tuple[int, list[str]]:
@@ -89,7 +90,7 @@ class Page:
         return text
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_a_page_does_what_it_shows(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, update_golden: bool
 ) -> None:

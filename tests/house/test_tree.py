@@ -46,10 +46,14 @@ def test_the_top_level_folders_are_linked_into_the_package() -> None:
 def test_data_files_are_declared() -> None:
     data = declared()["package-data"]
     assert isinstance(data, dict)
-    for top in ("grammar", "specs"):
-        patterns = data[f"peftlang.{top}"]
-        for path in (ROOT / top).iterdir():
-            known = path.suffix in {".py", ".pyc", ".md"} or path.name == "__pycache__"
+    for package, folder, beside in (
+        ("grammar", "grammar", ".md"),
+        ("specs", "specs", ".md"),
+        ("diagnostics.codes", "peftlang/diagnostics/codes", None),
+    ):
+        patterns = data[f"peftlang.{package}"]
+        for path in (ROOT / folder).iterdir():
+            known = path.suffix in {".py", ".pyc", beside} or path.name == "__pycache__"
             assert known or any(path.match(p) for p in patterns), path
 
 

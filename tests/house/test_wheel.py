@@ -20,6 +20,8 @@ assert sys.prefix in peftlang.__file__, peftlang.__file__
 assert peftlang.__version__ == metadata.version("peftlang")
 assert resources.files("peftlang.grammar").joinpath("peft.lark").is_file()
 assert resources.files("peftlang.specs").joinpath("lora.peft").is_file()
+from peftlang.diagnostics import explain
+assert explain("T201").startswith("T201: ")
 assert "torch" not in sys.modules
 for name in peftlang.__all__:
     getattr(peftlang, name)
@@ -79,7 +81,7 @@ def test_the_wheel_holds_what_the_tree_holds(wheel: Path) -> None:
     expected = {
         f"peftlang/{path.relative_to(ROOT / 'peftlang')}"
         for path in (ROOT / "peftlang").rglob("*")
-        if path.suffix in {".py", ".typed"}
+        if path.suffix in {".py", ".typed", ".md"}
     }
     for top in ("grammar", "passes", "specs"):
         kept = {".py", ".peft", ".lark"}

@@ -14,7 +14,7 @@ def dump(node: n.Node) -> str:
 
 
 def _fields(node: n.Node) -> Iterator[tuple[str, Any]]:
-    for name in type(node).__slots__:
+    for name in node.__match_args__:
         if name not in HIDDEN:
             yield name, getattr(node, name)
 

@@ -97,14 +97,9 @@ selectors: st.SearchStrategy[n.Selector] = st.recursive(
 )
 
 _at = st.just(AT)
-tapped = st.one_of(
-    roles, globs,
-    st.builds(
-        n.Scoped, _at, st.one_of(roles, globs),
-        st.lists(st.builds(n.Side, _at, st.sampled_from(["encoder", "vision_model"])),
-                 min_size=1, max_size=2).map(tuple),
-    ),
-)  # fmt: skip
+_sides = st.builds(n.Side, _at, st.sampled_from(["encoder", "vision_model"]))
+_narrowed = st.lists(_sides, min_size=1, max_size=2).map(tuple)
+tapped = st.one_of(roles, globs, st.builds(n.Scoped, _at, st.one_of(roles, globs), _narrowed))
 _dims = st.lists(expressions, max_size=3).map(tuple)
 _one_axis = st.one_of(idents, st.builds(n.Grouped, _at, idents, expressions))
 _joined = st.builds(n.Joined, _at, st.lists(_one_axis, min_size=2, max_size=3).map(tuple))

@@ -9,7 +9,7 @@ import pytest
 
 from peftlang.diagnostics import Diagnostic, render
 from peftlang.syntax import MAX_ERRORS, MAX_SIZE, format_file, nodes, parse_text
-from peftlang.syntax.lexer import MAX_NESTING
+from peftlang.syntax.build import MAX_NESTING
 
 HALF = MAX_SIZE // 2 - 50
 MANY = 5000

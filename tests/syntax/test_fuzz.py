@@ -1,8 +1,10 @@
 """No text makes the parser fail, and every tree is printed as a text that means the same."""
 
 import re
+import time
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -10,10 +12,12 @@ from peftlang.diagnostics import Source, render
 from peftlang.syntax import format_file, format_text, nodes, parse, parse_text
 from tests.syntax import strategies
 
+ROOT = Path(__file__).resolve().parents[2]
 VALID = [
     path.read_text("utf-8")
     for path in sorted((Path(__file__).parent / "golden" / "right").glob("*.peft"))
 ]
+SPECS = [path.read_text("utf-8") for path in sorted((ROOT / "specs").glob("*.peft"))]
 TOKEN = re.compile(r'"""[\s\S]*?"""|"[^"\n]*"|#[^\n]*|[0-9.]+(?:e-?[0-9]+)?|\w+|\s+|[<>=!]=|\*\*|.')
 
 relaxed = settings(
@@ -81,6 +85,31 @@ def test_damaged_files(data: st.DataObject) -> None:
             case _:
                 tokens[at] = tokens[at][: len(tokens[at]) // 2]
     read(Source("fuzz.peft", "".join(tokens)))
+
+
+@settings(relaxed, deadline=1000, max_examples=300)
+@given(st.data())
+def test_specs_with_tokens_missing_or_doubled(data: st.DataObject) -> None:
+    """Each text is answered within a second (the deadline), by a tree or by diagnostics."""
+    tokens = TOKEN.findall(data.draw(st.sampled_from(SPECS)))
+    start, end = sorted(data.draw(st.integers(0, len(tokens))) for _ in range(2))
+    part, gap = tokens[start:end], data.draw(st.sampled_from([" ", "\n"]))
+    texts = {
+        "prefix": tokens[:end],
+        "deletion": tokens[:start] + tokens[end:],
+        "duplication": [*tokens[:end], gap, *part, *tokens[end:]],
+        "repetition": [*tokens[:start], *[*part, gap] * 3, *tokens[end:]],
+    }
+    read(Source("fuzz.peft", "".join(texts[data.draw(st.sampled_from(list(texts)))])))
+
+
+@pytest.mark.parametrize("sign", [".", ",", "(", ")", "[", "]", "{", "}", "~", "=", ":", "@"])
+def test_specs_without_any_of_one_sign(sign: str) -> None:
+    for text in SPECS:
+        for instead in ("", " ", "\n", sign + sign):
+            start = time.process_time()
+            read(Source("fuzz.peft", text.replace(sign, instead)))
+            assert time.process_time() - start < 1.0
 
 
 @relaxed

@@ -4,7 +4,7 @@ import pytest
 
 from peftlang.diagnostics import Diagnostic
 from peftlang.syntax import nodes, parse_text
-from peftlang.syntax.lexer import CLAUSES, CONNECTORS, ITEMS, RESERVED
+from peftlang.syntax.words import CLAUSES, CONNECTORS, ITEMS, RESERVED
 
 WORDS = sorted(
     {*CLAUSES, *CONNECTORS, *ITEMS, *RESERVED, "train", "over", "none", "lambda", "scale"}

@@ -5,7 +5,14 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from peftlang.syntax import nodes as n
-from peftlang.syntax.expressions import WIDTH, argument, expression, listed, selector
+from peftlang.syntax.format_expressions import (
+    ONE_LINE,
+    WIDTH,
+    argument,
+    expression,
+    listed,
+    selector,
+)
 
 INDENT = 4
 _COLUMN = len("composition") + 1
@@ -62,14 +69,14 @@ def _declarations(run: Sequence[AnyClause]) -> list[str]:
     return [_declaration(clause, widest) for clause in found]
 
 
-def _tensor(clause: Declaration) -> str:
-    dims = ", ".join(expression(dim, column=-WIDTH * 100) for dim in clause.dims)
+def _tensor(clause: Declaration | n.Tap) -> str:
+    dims = ", ".join(expression(dim, column=ONE_LINE) for dim in clause.dims)
     return f"{clause.name.text}[{dims}]" if clause.dims else clause.name.text
 
 
 def _value(clause: Declaration) -> str:
     value = clause.type if isinstance(clause, n.Input) else clause.init
-    return expression(value, column=-WIDTH * 100)
+    return expression(value, column=ONE_LINE)
 
 
 def _shared(clause: Declaration) -> str:
@@ -85,7 +92,7 @@ def _axis(axis: n.Axis) -> str:
 def _one_axis(axis: n.Ident | n.Grouped) -> str:
     if isinstance(axis, n.Ident):
         return axis.text
-    return f"{axis.name.text}({expression(axis.size, column=-WIDTH * 100)})"
+    return f"{axis.name.text}({expression(axis.size, column=ONE_LINE)})"
 
 
 def _declaration(clause: Declaration, widest: _Columns) -> str:
@@ -152,8 +159,7 @@ def said(clause: n.Clause, indent: int, column: int) -> str:  # noqa: PLR0911 --
         case n.Let() | n.Function():
             return _assigned(clause.name, clause.value, indent, column)
         case n.Tap():
-            dims = ", ".join(expression(dim, column=-WIDTH * 100) for dim in clause.dims)
-            head = f"{clause.name.text}[{dims}] = " if dims else f"{clause.name.text} = "
+            head = f"{_tensor(clause)} = "
             return head + selector(_with_value(clause), column=column + len(head))
         case n.Composition():
             return _assigned(clause.target, clause.value, indent, column)
@@ -211,7 +217,7 @@ def _call(use: n.Use) -> str:
 
 
 def _at(use: n.Use) -> str:
-    return f"at {selector(use.at, column=-WIDTH * 100)}" if use.at else ""
+    return f"at {selector(use.at, column=ONE_LINE)}" if use.at else ""
 
 
 def _override(clause: n.Clause, column: int) -> str:
@@ -226,7 +232,7 @@ def _with(use: n.Use, column: int) -> str:
 
 
 def _use(use: n.Use, call: int, at: int) -> str:
-    words = [f"{_call(use):<{call}}", f"{_at(use):<{at}}", _with(use, -WIDTH * 100)]
+    words = [f"{_call(use):<{call}}", f"{_at(use):<{at}}", _with(use, ONE_LINE)]
     line = "  ".join(words).rstrip()
     if INDENT + len(line) <= WIDTH:
         return line

@@ -6,6 +6,8 @@ from peftlang.syntax import nodes as n
 
 WIDTH = 100
 STEP = 4
+# A column from which everything fits on one line.
+ONE_LINE = -100 * WIDTH
 
 # How tightly a node binds; a part that binds less tightly than its place needs parentheses.
 _LOOSE, _AND, _COMPARE, _SUM, _PRODUCT, _SIGNED, _POWER, _POSTFIX = range(8)

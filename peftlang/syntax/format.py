@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from peftlang.diagnostics import PeftError, Source, Span
 from peftlang.syntax import nodes as n
-from peftlang.syntax.clauses import INDENT, AnyClause, clause_lines
-from peftlang.syntax.expressions import WIDTH, expression
+from peftlang.syntax.format_clauses import INDENT, AnyClause, clause_lines
+from peftlang.syntax.format_expressions import ONE_LINE, WIDTH, expression
 from peftlang.syntax.parse import parse
 
 _NO_CODE = re.compile(r'"[^"\n]*"|#.*')
@@ -246,4 +246,4 @@ def _parameter(node: n.HyperParameter) -> str:
     head = f"{node.name.text}: {node.type.text}"
     if node.default is None:
         return head
-    return f"{head} = {expression(node.default, column=-WIDTH * 100)}"
+    return f"{head} = {expression(node.default, column=ONE_LINE)}"
