@@ -90,9 +90,13 @@ def resolving() -> Measured:
     from peftlang.pipeline import plan, survey
 
     config = LlamaConfig(
-        hidden_size=8192, intermediate_size=28672, num_hidden_layers=80,
-        num_attention_heads=64, num_key_value_heads=8, vocab_size=128256,
-    )  # fmt: skip
+        hidden_size=8192,
+        intermediate_size=28672,
+        num_hidden_layers=80,
+        num_attention_heads=64,
+        num_key_value_heads=8,
+        vocab_size=128256,
+    )
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
     start = time.perf_counter(), time.process_time(), peak()

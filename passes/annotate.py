@@ -1,7 +1,7 @@
 """annotate: find the sites in a graph that was recorded by itself.
 
-Requires: an operation that `decompose` has written out. Ensures: the sites that lie within it are located;
-a graph whose sites are known is as it was.
+Requires: an operation that `decompose` has written out. Ensures: the sites that lie within it are
+located; a graph whose sites are known is as it was.
 """
 
 from peftlang.diagnostics import PeftError
@@ -29,6 +29,6 @@ def _not_found(lost: Missing) -> PeftError:
         f"the weights of {lost.site.id} run in an operation, but the site was not found there: "
         f"{lost.reason}",
         code="R502",
-        help="call the module with the kind of arguments with which the model was adapted; or place "
-        "the method on modules that are called",
+        help="call the module with the kind of arguments with which the model was adapted; or "
+        "place the method on modules that are called",
     )

@@ -1,9 +1,9 @@
 """check: what methods ask of a model is what the model has.
 
-Requires: a resolved plan. Ensures: a method that chooses tokens by id stands where tokens have ids, one
-that works on patches where there are patches, one that looks at later tokens where tokens see later
-ones, or its spec says so itself; what is done at single experts is a change of their weights; nothing
-reads positions that soft tokens fill only later.
+Requires: a resolved plan. Ensures: a method that chooses tokens by id stands where tokens have ids,
+one that works on patches where there are patches, one that looks at later tokens where tokens see
+later ones, or its spec says so itself; what is done at single experts is a change of their weights;
+nothing reads positions that soft tokens fill only later.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -100,9 +100,11 @@ class _State:
     """Weights as they become, in float64, and refusals."""
 
     def __init__(
-        self, parameters: Mapping[str, Tensor], slot: Callable[[Slot], Tensor],
+        self,
+        parameters: Mapping[str, Tensor],
+        slot: Callable[[Slot], Tensor],
         tied: Mapping[str, tuple[str, ...]],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._base, self.slot, self.tied = parameters, slot, tied
         self._new: dict[str, Tensor] = {}
         self.refused: list[Unfoldable] = []

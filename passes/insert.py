@@ -107,7 +107,9 @@ def _operations(work: Rewriting) -> list[_Operation]:
     for occurrence in work.occurrences:
         site = occurrence.site
         for application in () if site.is_expert else work.acting.get(site.id, ()):
-            found.setdefault(operation_of(occurrence), _Operation([])).acting.append((application, occurrence))
+            found.setdefault(operation_of(occurrence), _Operation([])).acting.append(
+                (application, occurrence)
+            )
     for operation in found.values():
         operation.acting.sort(key=lambda pair: pair[0].rank)
     return list(found.values())
@@ -216,9 +218,7 @@ class _Writing:
         old = {name: view.read(name) for name in operation.read()}
         operation.operands = Operands(old)
         acting = [(a, _rows(a, o)) for a, o in operation.acting]
-        operation.found = change_operands(
-            acting, operation.operands, self._interpret, self._settle
-        )
+        operation.found = change_operands(acting, operation.operands, self._interpret, self._settle)
         new = {k: v for k, v in operation.operands.values.items() if v is not old[k]}
         if isinstance(view, AttentionView):
             new = self._lengthened(view, new)
@@ -232,9 +232,13 @@ class _Writing:
         made = view.read("h") if "h" in view.now else None
         h = operation.operands.with_parts(made)
         h = change_results(
-            operation.found, h, self._interpret, self._settle, self._hand_on,
+            operation.found,
+            h,
+            self._interpret,
+            self._settle,
+            self._hand_on,
             self._penalise if self._writer.work.training else None,
-        )  # fmt: skip
+        )
         if h is not made:
             self._move("h", h)
 
@@ -279,17 +283,21 @@ class _Writing:
                 return typed(value) if application.is_float(name) else value
             return flow.value(name, view, made) if flow.has(name) else None
 
-        found = {k: typed(v) if k in {"W", "b"} & application.reads else v for k, v in values.items()}
+        found = {
+            k: typed(v) if k in {"W", "b"} & application.reads else v for k, v in values.items()
+        }
         made = interpreter(
-            application, found, own, training=work.training, site=view,
+            application,
+            found,
+            own,
+            training=work.training,
+            site=view,
             precise=lambda value: emission.call(casts.precise, value),
             real=lambda dim: flow.real(dim, view),
-        )  # fmt: skip
+        )
         return made
 
-    def _settle(
-        self, application: Application, clause: Composition, value: Any, old: Any
-    ) -> Any:
+    def _settle(self, application: Application, clause: Composition, value: Any, old: Any) -> Any:
         """A new value in the number type of the old one, where anything could have changed it."""
         if old is None or not isinstance(value, Proxy):
             return value

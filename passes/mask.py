@@ -3,8 +3,8 @@
 Requires: located sites, and the slot `cached`, which says how many tokens of the sequence a cache
 holds, its soft tokens with them. Ensures: in the layers before, tokens attend as if there were no
 such positions, whatever mask the model has; places that are looked up in a table, or turned into
-angles, are those that the tokens have without them. A reserved position sees what the model lets it,
-so that no row of weights is empty.
+angles, are those that the tokens have without them. A reserved position sees what the model lets
+it, so that no row of weights is empty.
 """
 
 from dataclasses import replace as changed
@@ -36,9 +36,10 @@ def mask(work: Rewriting) -> None:
         if site.role == ANGLES:
             found = [name for name in work.given if name.startswith("cached:")]
             count = sum(
-                e.count for e in entries(work.active)
+                e.count
+                for e in entries(work.active)
                 if e.site.stack == site.stack and e.site.layer is not None and e.has_ids
-            )  # fmt: skip
+            )
             if found and count:
                 _renumber(work, occurrence, count)
         elif work.has(slot) and (count := reserved_at(work.active, site)):

@@ -1,10 +1,10 @@
 """prompts: soft tokens take the positions that were made for them.
 
 Requires: where soft tokens come in is located; the slot `filled` says that this call begins a
-sequence that has them. Ensures: what reads the embeddings, or a layer's input, reads a sequence that
-begins with positions still to be filled, then with the soft tokens of that place; methods at
-``prompt`` find as ``h`` the sequence without either. Where a stack's layers made the sequence longer
-themselves, its last one makes it as short as it was.
+sequence that has them. Ensures: what reads the embeddings, or a layer's input, reads a sequence
+that begins with positions still to be filled, then with the soft tokens of that place; methods at
+``prompt`` find as ``h`` the sequence without either. Where a stack's layers made the sequence
+longer themselves, its last one makes it as short as it was.
 """
 
 from typing import Any
@@ -98,9 +98,10 @@ def _reserved(work: Rewriting, site: Site) -> int:
     if site.layer is not None:
         return reserved_at(work.active, site)
     return sum(
-        e.count for e in entries(work.active) if e.site.layer is not None and e.has_ids
-        and e.site.side == site.side
-    )  # fmt: skip
+        e.count
+        for e in entries(work.active)
+        if e.site.layer is not None and e.has_ids and e.site.side == site.side
+    )
 
 
 def _before(site: Site) -> Any:
@@ -122,9 +123,7 @@ def fillers(sequence: Any, count: int) -> Any:
 
     Not zeros, at which norms that methods in the layers before may take have no gradient.
     """
-    row = torch.linspace(
-        -1, 1, sequence.shape[-1], dtype=sequence.dtype, device=sequence.device
-    )
+    row = torch.linspace(-1, 1, sequence.shape[-1], dtype=sequence.dtype, device=sequence.device)
     return row.expand(sequence.shape[0], count, -1)
 
 
@@ -143,8 +142,9 @@ def _describe(node: Node, whole: Node, more: int) -> None:
     if isinstance(value, torch.Tensor):
         node.meta[VALUE] = torch.empty(
             (value.shape[0], max(value.shape[1] + more, 1), value.shape[2]),
-            dtype=value.dtype, device="meta",
-        )  # fmt: skip
+            dtype=value.dtype,
+            device="meta",
+        )
 
 
 def _leave(work: Rewriting, occurrence: Occurrence) -> None:

@@ -1,10 +1,10 @@
 """regions: the smallest part of the model that holds what a method reads and writes at a site.
 
-Requires: a plan whose sites run in the model's graph. Ensures: a region is one operation, the border of
-one module, or a module whose operations are read or changed one by one; what it needs of other places
-shows at some module's border before it is needed. Where a tap reads what the model makes only later,
-though not out of what reads it, the model runs as one graph, in another order. There is no table of
-architectures.
+Requires: a plan whose sites run in the model's graph. Ensures: a region is one operation, the
+border of one module, or a module whose operations are read or changed one by one; what it needs of
+other places shows at some module's border before it is needed. Where a tap reads what the model
+makes only later, though not out of what reads it, the model runs as one graph, in another order.
+There is no table of architectures.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -77,11 +77,10 @@ class _Choice:
     def _operation(self) -> list[Placed]:
         names, occurrence = {*self._reads, *self._writes}, self._used.occurrence
         values = occurrence.values
-        if occurrence.product is not None and occurrence.product.kind == "sdpa":
-            if WRITTEN_OUT not in occurrence.call.meta and self._far(
-                occurrence, names - set("qkvh")
-            ):
-                return self._within_one(lambda o: o.call.meta[FUNCTION])
+        product, is_whole = occurrence.product, WRITTEN_OUT not in occurrence.call.meta
+        fused = is_whole and product is not None and product.kind == "sdpa"
+        if fused and self._far(occurrence, names - set("qkvh")):
+            return self._within_one(lambda o: o.call.meta[FUNCTION])
         origins = {values[name].meta.get(WRITTEN_OUT) for name in names} - {None}
         origins |= {occurrence.call.meta.get(WRITTEN_OUT)} - {None}
         if len(origins) == 1 and not self._border():
@@ -115,9 +114,10 @@ class _Choice:
         paths = set.intersection(*({call.path for call in calls} for calls in each))
         covered = {(call.path, call.number) for calls in each for call in calls}
         found = [
-            call for call in each[0]
+            call
+            for call in each[0]
             if call.path in paths and (self._used.looks or self._always(call.path, covered))
-        ]  # fmt: skip
+        ]
         if not found:
             return []
         call = min(found, key=self._preference)
@@ -141,13 +141,15 @@ class _Choice:
         return call.path != self._used.occurrence.site.path, ends - begins
 
     def _calls(self, occurrence: Occurrence, name: str, *, written: bool) -> list[ModuleCall]:
-        """The calls at whose border a name shows, and if it changes there, changes for its readers."""
+        """The calls at whose border a name shows; if it changes there, it does for its readers."""
         node = occurrence.values.get(name)
         if node is None:
             return []
         readers = set(occurrence.readers.get(name, ()))
         if name in {"W", "b"}:
-            return [c for c in self._owning(node) if all(self._borders.holds(c, r) for r in readers)]
+            return [
+                c for c in self._owning(node) if all(self._borders.holds(c, r) for r in readers)
+            ]
         found = []
         for call in self._borders.with_output(node) if name == "h" else ():
             outside = {user for user in node.users if not self._borders.holds(call, user)}
@@ -167,7 +169,7 @@ class _Choice:
                 yield call
 
     def _readable(self, occurrence: Occurrence, call: ModuleCall) -> bool:
-        """Whether all that is read is there at a border in time: before the call, if it is changed."""
+        """Whether all that is read is at a border in time: before the call, if it is changed."""
         begins, ends = self._borders.span(call)
         late = "h" in self._writes or not self._writes
         return self._far(occurrence, self._reads, ends if late else begins)
@@ -179,9 +181,7 @@ class _Choice:
         order, facts = self._borders.order, self._borders.captured.facts
         before = order[occurrence.call] if before is None else before
         values = (occurrence.values[name] for name in names)
-        return all(
-            facts.parameter_of(node) or self._borders.shown(node, before) for node in values
-        )
+        return all(facts.parameter_of(node) or self._borders.shown(node, before) for node in values)
 
     # Operations inside of a module
 
@@ -199,7 +199,9 @@ class _Choice:
                 return [(o, region) for o in everywhere if self._borders.holds(call, o.call)]
         raise AssertionError(f"the model does not hold {self._used.occurrence.site.id}")
 
-    def _runs(self, path: str, everywhere: Iterable[Occurrence]) -> dict[int, list[tuple[str, int]]]:
+    def _runs(
+        self, path: str, everywhere: Iterable[Occurrence]
+    ) -> dict[int, list[tuple[str, int]]]:
         """For each call of a module: at which of its operations the site runs."""
         found: dict[int, list[tuple[str, int]]] = {}
         for call in (c for c in self._borders.captured.calls if c.path == path):
@@ -220,9 +222,10 @@ class _Choice:
             needed += [occurrence.call, occurrence.product.softmax, *_scores(occurrence)]
         own = {n for n in needed if n.op in {"call_function", "call_method"}} | {occurrence.call}
         return [
-            call for call in self._borders.around(occurrence.call)
+            call
+            for call in self._borders.around(occurrence.call)
             if all(self._borders.holds(call, n) or n in call.inputs for n in own)
-        ]  # fmt: skip
+        ]
 
 
 def _scores(occurrence: Occurrence) -> list[Node]:

@@ -1,8 +1,8 @@
 """resolve: selectors become sites.
 
 Requires: the model's sites. Ensures: every use of the adapter has at least one site, every name
-that its expressions read exists there, and every dimension is a whole number at each site; texts that
-stand for token ids are ids; what soft tokens need besides is in the plan.
+that its expressions read exists there, and every dimension is a whole number at each site; texts
+that stand for token ids are ids; what soft tokens need besides is in the plan.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -179,11 +179,10 @@ def _liesin_scope(parameter: str, target: Target, sites: Sequence[Site]) -> bool
         and in_scope(target, site)
         and (
             parameter in (site.weight, site.bias)
-            or (site.role == "block" and not target.where
-                and parameter.startswith(f"{site.path}."))
+            or (site.role == "block" and not target.where and parameter.startswith(f"{site.path}."))
         )
         for site in sites
-    )  # fmt: skip
+    )
 
 
 def _parameters(target: Target, sites: Sequence[Site], parameters: Iterable[str]) -> set[str]:

@@ -1,8 +1,8 @@
 """roles: name the places of a model by what they do in its dataflow.
 
-Requires: the graph of a whole forward, with concrete sizes. Ensures: the same sites for the same model,
-whatever the names of its modules; every site can be found again by `locate`. There is no table of
-architectures.
+Requires: the graph of a whole forward, with concrete sizes. Ensures: the same sites for the same
+model, whatever the names of its modules; every site can be found again by `locate`. There is no
+table of architectures.
 """
 
 from peftlang.passes.decompose import write_out
@@ -38,5 +38,3 @@ def roles(work: Planning) -> None:
 
 def _no_prompt(role: str, prompts: Entrances) -> str:
     return prompts.why_no_input if role == "prompt" else prompts.why_no_layer
-
-

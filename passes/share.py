@@ -120,15 +120,23 @@ def _word(text: str | None) -> str:
 
 
 def _joined(
-    group: ParamGroup | None, name: str, definition: TensorDef, shape: tuple[int, ...],
-    placement: Placement, site: Site,
-) -> ParamGroup:  # fmt: skip
+    group: ParamGroup | None,
+    name: str,
+    definition: TensorDef,
+    shape: tuple[int, ...],
+    placement: Placement,
+    site: Site,
+) -> ParamGroup:
     member = (placement.label, site.id)
     if group is None:
         return ParamGroup(
-            name=name, tensor=definition.name, shape=shape, trainable=definition.trainable,
-            kind=definition.kind, members=(member,),
-        )  # fmt: skip
+            name=name,
+            tensor=definition.name,
+            shape=shape,
+            trainable=definition.trainable,
+            kind=definition.kind,
+            members=(member,),
+        )
     return group.model_copy(update={"members": (*group.members, member)})
 
 

@@ -68,10 +68,10 @@ def survey(model: nn.Module, example_inputs: Mapping[str, Any] | None = None) ->
     """
     if not isinstance(example_inputs, Mapping | None):
         raise PeftError(
-            f"example_inputs is a {type(example_inputs).__name__}, not a dict", code="C707",
-            help="give the arguments of the model's forward by name, "
-            "as {'input_ids': tensor}",
-        )  # fmt: skip
+            f"example_inputs is a {type(example_inputs).__name__}, not a dict",
+            code="C707",
+            help="give the arguments of the model's forward by name, as {'input_ids': tensor}",
+        )
     inputs = dict(example_inputs) if example_inputs is not None else inputs_of(model)
     work = Planning(model, Adapter(name=""), graph=record(model, inputs))
     roles(work)
@@ -79,9 +79,12 @@ def survey(model: nn.Module, example_inputs: Mapping[str, Any] | None = None) ->
 
 
 def plan(
-    adapter: Adapter, model: nn.Module, surveyed: Survey, observe: Observer | None = None,
+    adapter: Adapter,
+    model: nn.Module,
+    surveyed: Survey,
+    observe: Observer | None = None,
     without: Sequence[str] = (),
-) -> Plan:  # fmt: skip
+) -> Plan:
     """Resolve an adapter against a model, and share its tensors.
 
     Raises:
@@ -190,9 +193,16 @@ def compile(  # noqa: A001 -- the word of the trade, and of torch
     built = build(load_spec(spec), entry, {**(args or {}), **hyper_parameters}, at, overrides)
     _check_backend(backend)
     return _install(
-        model, built, adapter_name, init_seed=init_seed, param_dtype=param_dtype,
-        backend=backend, example_inputs=example_inputs, observe=observe, without=without,
-    )  # fmt: skip
+        model,
+        built,
+        adapter_name,
+        init_seed=init_seed,
+        param_dtype=param_dtype,
+        backend=backend,
+        example_inputs=example_inputs,
+        observe=observe,
+        without=without,
+    )
 
 
 def _check_backend(backend: str | Callable[..., Any]) -> None:
@@ -300,9 +310,14 @@ def load(
     built = build(load_spec(saved.source), saved.entry)
     _check_backend(backend)
     _install(
-        model, built, adapter_name, init_seed=saved.seed, param_dtype=param_dtype,
-        backend=backend, example_inputs=example_inputs,
-    )  # fmt: skip
+        model,
+        built,
+        adapter_name,
+        init_seed=saved.seed,
+        param_dtype=param_dtype,
+        backend=backend,
+        example_inputs=example_inputs,
+    )
     try:
         disk.fill(saved, state.of(model).tensors(adapter_name))
     except PeftError:

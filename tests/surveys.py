@@ -11,9 +11,9 @@ from torch import nn
 
 import peftlang.merging
 import peftlang.pipeline
+from peftlang.capture import is_adapters
 from peftlang.pipeline import survey
 from peftlang.sites.survey import Survey
-from peftlang.capture import is_adapters
 
 _KEPT: dict[tuple[str, ...], Survey] = {}
 

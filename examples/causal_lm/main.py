@@ -56,10 +56,17 @@ def blocks(text: str) -> list[dict[str, Tensor]]:
 
 def base_model() -> LlamaForCausalLM:
     config = LlamaConfig(
-        vocab_size=256, hidden_size=128, intermediate_size=256, num_hidden_layers=3,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
-        bos_token_id=0, eos_token_id=0, pad_token_id=0,
-    )  # fmt: skip
+        vocab_size=256,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
     return LlamaForCausalLM(config)
 
 
@@ -70,11 +77,19 @@ def trainer(
     data = blocks(text)
     kept = len(data) // 20
     arguments = TrainingArguments(
-        str(out / name), max_steps=steps, learning_rate=rate, per_device_train_batch_size=16,
-        lr_scheduler_type="cosine", warmup_steps=steps // 10, logging_steps=max(1, steps // 4),
-        save_strategy="no", report_to="none", disable_tqdm=True,
-        dataloader_pin_memory=False, seed=0,
-    )  # fmt: skip
+        str(out / name),
+        max_steps=steps,
+        learning_rate=rate,
+        per_device_train_batch_size=16,
+        lr_scheduler_type="cosine",
+        warmup_steps=steps // 10,
+        logging_steps=max(1, steps // 4),
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        seed=0,
+    )
     return Trainer(model, arguments, train_dataset=data[kept:], eval_dataset=data[: min(kept, 64)])
 
 

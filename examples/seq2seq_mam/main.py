@@ -67,9 +67,17 @@ def batch(style: Style, chosen: Sequence[date]) -> dict[str, Tensor]:
 
 def base_model() -> T5ForConditionalGeneration:
     config = T5Config(
-        vocab_size=128 + OFFSET, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4,
-        feed_forward_proj="gated-gelu", dropout_rate=0.0, pad_token_id=PAD, eos_token_id=END,
-    )  # fmt: skip
+        vocab_size=128 + OFFSET,
+        d_model=64,
+        d_kv=16,
+        d_ff=128,
+        num_layers=2,
+        num_heads=4,
+        feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
+        pad_token_id=PAD,
+        eos_token_id=END,
+    )
     config.decoder_start_token_id = PAD
     return T5ForConditionalGeneration(config)
 

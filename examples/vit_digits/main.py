@@ -34,9 +34,15 @@ def images() -> tuple[Tensor, Tensor]:
 
 def base_model() -> ViTForImageClassification:
     config = ViTConfig(
-        image_size=8, patch_size=2, num_channels=1, hidden_size=48, num_hidden_layers=4,
-        num_attention_heads=4, intermediate_size=96, initializer_range=0.1,
-    )  # fmt: skip
+        image_size=8,
+        patch_size=2,
+        num_channels=1,
+        hidden_size=48,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=96,
+        initializer_range=0.1,
+    )
     config.num_labels = 10
     return ViTForImageClassification(config)
 

@@ -1,4 +1,4 @@
-"""Reading a model as a graph: one call of it, recorded operation by operation, without its weights."""
+"""Reading a model as a graph: one call, recorded operation by operation, without its weights."""
 
 from peftlang.capture.facts import CapturedGraph, GraphFacts, ModelNames, ModuleCall, Place
 from peftlang.capture.record import record

@@ -68,6 +68,10 @@ class GraphFacts:
     parameters: dict[Node, str] = field(default_factory=dict)
     buffers: dict[Node, str] = field(default_factory=dict)
 
+    def given_name(self, node: Node) -> str | None:
+        """The name of the parameter or buffer that a node is, if it is one."""
+        return self.parameter_of(node) or self.buffer_of(node)
+
     def parameter_of(self, node: Node) -> str | None:
         """Qualified name of the model parameter that a placeholder is."""
         return self.parameters.get(node)
@@ -78,7 +82,7 @@ class GraphFacts:
 
     @staticmethod
     def module_paths(node: Node) -> list[str]:
-        """Qualified names of the modules that were running when `node` was recorded, outer first."""
+        """Qualified names of the modules that ran when `node` was recorded, outer first."""
         return [path for path, _ in node.meta.get(STACK, ()) if path]
 
     def module_path(self, node: Node) -> str | None:

@@ -88,9 +88,12 @@ def _here(value: Any) -> Any:
 
 
 def _recorded(
-    model: nn.Module, twin: nn.Module, inputs: dict[str, Any], fake: FakeTensorMode | None,
+    model: nn.Module,
+    twin: nn.Module,
+    inputs: dict[str, Any],
+    fake: FakeTensorMode | None,
     training: bool,
-) -> CapturedGraph:  # fmt: skip
+) -> CapturedGraph:
     twin.train(training)
     recorder = Recorder(fake, ModelNames.of(modules_of(model)))
     recorder.declare(twin, inputs)
@@ -207,9 +210,7 @@ class Recorder(TorchFunctionMode):
     def _operands(self, value: Any) -> Any:
         if isinstance(value, Tensor):
             return self.node(value)
-        if isinstance(value, torch.Size):
-            return tuple(value)
-        if isinstance(value, tuple) and hasattr(value, "_fields"):
+        if isinstance(value, torch.Size) or hasattr(value, "_fields"):
             return tuple(map(self._operands, value))
         if isinstance(value, list | tuple):
             return type(value)(map(self._operands, value))
@@ -252,9 +253,15 @@ class Recorder(TorchFunctionMode):
                 del known[node]
                 self.graph.erase_node(node)
         return CapturedGraph(
-            self.graph, self.facts, tuple(self.calls), training, tuple(self._inputs), (made, form),
-            tuple(self._decided), self._constants,
-        )  # fmt: skip
+            self.graph,
+            self.facts,
+            tuple(self.calls),
+            training,
+            tuple(self._inputs),
+            (made, form),
+            tuple(self._decided),
+            self._constants,
+        )
 
 
 _READING = frozenset(
@@ -273,12 +280,14 @@ def _in_half(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     return func(*half, **kwargs).to(kinds[0])
 
 
-_OPERATORS: dict[str, Any] = {
-    f"__{name}__": getattr(operator, name)
-    for name in ("add", "sub", "mul", "truediv", "matmul", "floordiv", "mod", "pow", "xor")
-    + ("lt", "gt", "le", "ge", "eq", "ne", "lshift", "rshift", "neg", "invert", "getitem")
-    + ("setitem", "iadd", "isub", "imul", "itruediv", "iand", "ior")
-} | {"__and__": operator.and_, "__or__": operator.or_}
+_NAMES = (
+    "add sub mul truediv matmul floordiv mod pow xor lt gt le ge eq ne lshift rshift neg invert "
+    "getitem setitem iadd isub imul itruediv iand ior"
+)
+_OPERATORS: dict[str, Any] = {f"__{name}__": getattr(operator, name) for name in _NAMES.split()} | {
+    "__and__": operator.and_,
+    "__or__": operator.or_,
+}
 
 _METHODS = (types.MethodDescriptorType, types.WrapperDescriptorType)
 

@@ -93,7 +93,7 @@ class _Copier:
         return made
 
     def _function(self, function: types.FunctionType) -> Any:
-        """A function that was put on a module, and may hold that module: its copy holds the copy."""
+        """A function that was put on a module, and may hold it: its copy holds the copy."""
         cells = function.__closure__ or ()
         held = [cell.cell_contents for cell in cells if _is_filled(cell)]
         if len(held) < len(cells) or not any(map(_is_of_module, held)):
@@ -106,16 +106,17 @@ class _Copier:
         return made
 
     def _other(self, value: Any) -> Any:
-        """A configuration is copied; what cannot be (a lock, a process group) is the model's own."""
+        """A configuration is copied; what cannot be (a lock, a group) is the model's own."""
         try:
             return copy.deepcopy(value, self._memo)
         except Exception:
             return value
 
 
-_HOOKS = tuple(
-    name for name in nn.Module().__dict__ if name.endswith(("_hooks", "_hooks_with_kwargs"))
-) + ("_forward_hooks_always_called",)
+_HOOKS = (
+    *(n for n in nn.Module().__dict__ if n.endswith(("_hooks", "_hooks_with_kwargs"))),
+    "_forward_hooks_always_called",
+)
 
 
 def _is_filled(cell: types.CellType) -> bool:

@@ -69,9 +69,15 @@ def compile_command(
         counts = {key: value.numel() for key, value in base.named_parameters()}
     with working(f"compiling for {model}"):
         pipeline.compile(
-            base, request.source, entry=name, at=at, overrides=request.overrides,
-            args=request.args, init_seed=seed, observe=observe,
-        )  # fmt: skip
+            base,
+            request.source,
+            entry=name,
+            at=at,
+            overrides=request.overrides,
+            args=request.args,
+            init_seed=seed,
+            observe=observe,
+        )
         _run_once(base, example_inputs(base))
         pipeline.save(base, output)
     view = peftlang.adapters(base)["default"]
@@ -116,16 +122,6 @@ def _printer(before: list[str], after: list[str], out: TextIO) -> Callable[[str,
 
     def observe(when: str, step: str, subject: Any) -> None:
         if (when, step) in wanted:
-            out.write(f"# {when} {step}\n{_text_of(subject)}\n\n")
+            out.write(f"# {when} {step}\n{subject}\n\n")
 
     return observe
-
-
-def _text_of(subject: Any) -> str:
-    from peftlang.graph.listing import listing
-
-    if hasattr(subject, "graphs"):
-        return listing(subject)
-    if hasattr(subject, "model_dump_json"):
-        return str(subject.model_dump_json(indent=2))
-    return "\n".join(f"{site.role:<14} {site.path}" for site in subject)

@@ -39,12 +39,14 @@ def convert_command(
     as_lora: Annotated[
         int | None,
         typer.Option(
-            "--as-lora", metavar="RANK", min=1,
+            "--as-lora",
+            metavar="RANK",
+            min=1,
             help="Write a LoRA for PEFT: the change of each weight, cut to this rank.",
         ),
     ] = None,
     json: Json = False,
-) -> None:  # fmt: skip
+) -> None:
     """Read an adapter of Hugging Face PEFT, or write one that PEFT loads.
 
     A folder with adapter_config.json becomes one of ours: a spec that you can read and edit, and
@@ -71,8 +73,10 @@ def convert_command(
         print_json({"written": str(output), **facts})
         return
     if facts.get("modules"):
-        rows = [(m["path"], m["rank"], f"{m['error']:.2e}", f"{m['size']:.2e}") for m in
-                facts["modules"]]  # fmt: skip
+        rows = [
+            (m["path"], m["rank"], f"{m['error']:.2e}", f"{m['size']:.2e}")
+            for m in facts["modules"]
+        ]
         columns = ["module", "rank", "error", "change"]
         console().print(table(columns, rows, right="rank error change"))
         print_text("error: what was cut, relative to the change; change: relative to the weight")

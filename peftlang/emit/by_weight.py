@@ -1,4 +1,4 @@
-"""Whose weights take what acts at each site: all that acts on one weight, in the order in which it acts."""
+"""Whose weights take what acts at each site: all that acts on one weight, in order."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

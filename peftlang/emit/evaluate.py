@@ -4,10 +4,12 @@ This is the one place that says it:
 
 - All clauses of a method read the values as the method finds them, and it finds what those before
   it have made.
-- Clauses on what the site reads (``x``, ``W``, ``b``, ``q``, ``k``, ``v``, …) act before it computes,
+- Clauses on what the site reads (``x``, ``W``, ``b``, ``q``, ``k``, ``v``, …) act before it
+computes,
   all of them before any clause on ``h``; ``h`` is then what it computes from the new operands.
 - Where the insertion is sequential, ``x`` is the site's output.
-- A role may be some of the rows of a projection. Its ``W``, ``b`` and ``h`` are those rows; ``x`` is
+- A role may be some of the rows of a projection. Its ``W``, ``b`` and ``h`` are those rows; ``x``
+is
   common to all rows, so that a change of it there is of the role's own copy.
 """
 
@@ -86,7 +88,7 @@ class Operands:
                 self.values[name] = scattered(self.values[name], value, rows, axis=0)
 
     def with_parts(self, h: Any) -> Any:
-        """What the site made of the whole's operands, with what parts make of an ``x`` of their own."""
+        """What the site made of the whole's operands; parts with an ``x`` of their own, of that."""
         for rows in self._own:
             part = self.of(rows)
             made = torch.nn.functional.linear(part["x"], part["W"], part.get("b"))
@@ -107,9 +109,11 @@ Finding = tuple[Any, Rows | None, dict[str, Any]]
 
 
 def change_operands(
-    acting: Iterable[tuple[Any, Rows | None]], operands: Operands, interpret: Interpret,
+    acting: Iterable[tuple[Any, Rows | None]],
+    operands: Operands,
+    interpret: Interpret,
     settle: Settle = _as_it_is,
-) -> list[Finding]:  # fmt: skip
+) -> list[Finding]:
     """Let methods act on what a site reads, in order; each with the operands that it finds."""
     found: list[Finding] = []
     for application, rows in acting:
@@ -126,10 +130,13 @@ def change_operands(
 
 
 def change_results(
-    found: Iterable[Finding], h: Any, interpret: Interpret, settle: Settle = _as_it_is,
+    found: Iterable[Finding],
+    h: Any,
+    interpret: Interpret,
+    settle: Settle = _as_it_is,
     hand_on: Callable[[Any, Interpreter, Composition, Any], None] | None = None,
     penalise: Callable[[Any, Interpreter, Expr], None] | None = None,
-) -> Any:  # fmt: skip
+) -> Any:
     """Let methods act on what a site made of its operands, in order.
 
     Args:

@@ -12,6 +12,7 @@ from torch.fx.proxy import GraphAppendingTracer
 from peftlang.capture.facts import VALUE, CapturedGraph
 from peftlang.emit.applications import Application
 from peftlang.emit.slots import SLOT, Slot
+from peftlang.graph.listing import listing
 from peftlang.ir.plan import ActivePlan, Site
 from peftlang.sites.occurrence import Located, Occurrence
 
@@ -24,6 +25,7 @@ class Rewriting:
     """One graph on its way through the graph passes.
 
     Attributes:
+        name: What the graph is of, in the model's names.
         graph: The operations.
         located: Where the sites run in it.
         active: Adapters in the order in which they act.
@@ -38,6 +40,7 @@ class Rewriting:
         exported: What the graph hands on, by slot.
     """
 
+    name: str
     graph: Graph
     located: Located
     active: tuple[ActivePlan, ...] = ()
@@ -73,6 +76,16 @@ class Rewriting:
             made = self.graph.placeholder(f"{slot.kind}_{len(self.graph.nodes)}")
         made.meta |= {SLOT: slot, VALUE: like}
         return made
+
+    def __str__(self) -> str:
+        """The graph as text; what the passes wrote is marked."""
+        text = listing(self.graph, self._given_name, lambda node: WRITTEN in node.meta)
+        return f"{self.name}:\n{text}"
+
+    def _given_name(self, node: Node) -> str | None:
+        if SLOT in node.meta:
+            return str(node.meta[SLOT])
+        return self.captured.facts.given_name(node) if self.captured is not None else None
 
     @property
     def occurrences(self) -> Iterable[Occurrence]:

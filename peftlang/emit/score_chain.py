@@ -87,9 +87,22 @@ def _repeated(emission: Emission, node: Node, operand: Node, value: Any) -> Any:
 
 
 _POINTWISE = frozenset(
-    {"mul", "div", "truediv", "tanh", "to", "float", "half", "bfloat16", "type_as", "sub", "add",
-     "contiguous", "clamp"}
-)  # fmt: skip
+    {
+        "mul",
+        "div",
+        "truediv",
+        "tanh",
+        "to",
+        "float",
+        "half",
+        "bfloat16",
+        "type_as",
+        "sub",
+        "add",
+        "contiguous",
+        "clamp",
+    }
+)
 
 
 def _unknown(node: Node) -> PeftError:

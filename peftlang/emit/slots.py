@@ -7,8 +7,19 @@ SLOT = "peftlang_slot"
 """Key of ``node.meta`` that marks a placeholder, and says by a `Slot` which value it takes."""
 
 Kind = Literal[
-    "tensor", "input", "weight", "buffer", "constant", "token", "filled", "cached", "grid",
-    "value", "tap", "state", "penalty",
+    "tensor",
+    "input",
+    "weight",
+    "buffer",
+    "constant",
+    "token",
+    "filled",
+    "cached",
+    "grid",
+    "value",
+    "tap",
+    "state",
+    "penalty",
 ]
 
 

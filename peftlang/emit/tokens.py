@@ -107,7 +107,7 @@ class Sequence:
         return self.as_number(place.unsqueeze(-1) == column)
 
     def _in_front(self) -> tuple[int, int]:
-        """How many reserved positions, and then how many soft tokens, the site's rows begin with."""
+        """How many reserved positions, then how many soft tokens, the site's rows begin with."""
         if not self._work.has(filled_slot(self._side)):
             return 0, 0
         own = [e for e in entries(self._work.active) if e.site.sequence == self._side]

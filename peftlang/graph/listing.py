@@ -1,48 +1,47 @@
-"""listing: captured graphs as text, one line for each operation, in the model's own names.
+"""Graphs as text: one line for each operation, in the model's own names."""
 
-Requires: nothing. Ensures: the graphs are as they were.
-"""
-
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.fx import Node
+from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
-from peftlang.capture import CapturedGraph
-from peftlang.emit.rewriting import SLOT, Rewriting
+from peftlang.capture.facts import VALUE
 
 _DTYPES = {
-    torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.float64: "f64",
-    torch.int64: "i64", torch.int32: "i32", torch.bool: "bool",
-}  # fmt: skip
+    torch.float32: "f32",
+    torch.float16: "f16",
+    torch.bfloat16: "bf16",
+    torch.float64: "f64",
+    torch.int64: "i64",
+    torch.int32: "i32",
+    torch.bool: "bool",
+}
+
+Name = Callable[[Node], str | None]
+"""What a node is called, where that is not its own name."""
 
 
-def listing(work: Rewriting) -> str:
-    """The graphs of one rewriting, outermost first.
+def listing(graph: Graph, name: Name, is_written: Callable[[Node], bool]) -> str:
+    """A graph as text.
 
-    Parameters and buffers are read by their names in the root model, an adapter's values by
-    the names of their slots. A line that a pass wrote begins with ``+``.
+    Args:
+        graph: The graph.
+        name: Gives what comes from outside its name: a parameter's, an adapter's tensor's. Such
+            nodes have no line of their own.
+        is_written: Whether a pass wrote a node; its line begins with ``+``.
     """
-    return "\n\n".join("\n".join(_lines(graph)) for graph in work.graphs)
+    return "\n".join(_lines(graph, name, is_written))
 
 
-def _lines(graph: CapturedGraph) -> Iterator[str]:
-    if graph.caller is not None:
-        yield f"the body of {graph.caller.name}:"
-    for node in graph.gm.graph.nodes:
+def _lines(graph: Graph, name: Name, is_written: Callable[[Node], bool]) -> Iterator[str]:
+    for node in graph.nodes:
         if node.op == "output":
-            yield f"  return {_arguments(graph, node)}"
-        elif _given_name(graph, node) is None:
-            mark = " " if node.op == "placeholder" or node.meta.get("stack_trace") else "+"
-            yield f"{mark} {node.name}{_shape(node)} = {_operation(graph, node)}"
-
-
-def _given_name(graph: CapturedGraph, node: Node) -> str | None:
-    facts = graph.facts
-    slot = node.meta.get(SLOT)
-    return slot or facts.parameter_of(node) or facts.buffer_of(node)
+            yield f"  return {_arguments(node, name)}"
+        elif name(node) is None:
+            mark = "+" if is_written(node) else " "
+            yield f"{mark} {node.name}{_shape(node)} = {_operation(node, name)}"
 
 
 def _shape(node: Node) -> str:
@@ -52,18 +51,15 @@ def _shape(node: Node) -> str:
     return f": {_DTYPES.get(value.dtype, str(value.dtype))}[{', '.join(map(str, value.shape))}]"
 
 
-def _operation(graph: CapturedGraph, node: Node) -> str:
+def _operation(node: Node, name: Name) -> str:
     if node.op == "placeholder":
         return "input"
-    if node.op == "get_attr":
-        return str(node.target)
-    name = node.target if isinstance(node.target, str) else node.target.__name__
-    return f"{name}({_arguments(graph, node)})"
+    called = node.target if isinstance(node.target, str) else node.target.__name__
+    return f"{called}({_arguments(node, name)})"
 
 
-def _arguments(graph: CapturedGraph, node: Node) -> str:
-    named = map_arg((node.args, node.kwargs), lambda n: _Name(_given_name(graph, n) or n.name))
-    positional, keywords = named
+def _arguments(node: Node, name: Name) -> str:
+    positional, keywords = map_arg((node.args, node.kwargs), lambda n: _Name(name(n) or n.name))
     return ", ".join([*map(_text, positional), *(f"{k}={_text(v)}" for k, v in keywords.items())])
 
 

@@ -36,9 +36,14 @@ class Cut:
 
 
 def to_hf_as_lora(
-    model: nn.Module, folder: str | Path, rank: int, /, *, adapter_name: str | None = None,
+    model: nn.Module,
+    folder: str | Path,
+    rank: int,
+    /,
+    *,
+    adapter_name: str | None = None,
     example_inputs: Mapping[str, Any] | None = None,
-) -> list[Cut]:  # fmt: skip
+) -> list[Cut]:
     """Write the change that an adapter makes to each weight as a LoRA of some rank for PEFT.
 
     By truncated singular value decomposition, the best approximation of that rank. Biases and norms

@@ -115,12 +115,13 @@ def randlora_pair(config: Mapping[str, Any], largest: Largest) -> dict[str, Tens
     if config.get("sparse") or config.get("very_sparse"):
         least = min(largest.d_h, largest.d_x)
         sparsity = math.sqrt(least) if config.get("very_sparse") else 3
-        pair = [_signs(torch.rand(shape, generator=generator), sparsity)
-                for shape in (narrow, (wide, bases, rank))]  # fmt: skip
+        pair = [
+            _signs(torch.rand(shape, generator=generator), sparsity)
+            for shape in (narrow, (wide, bases, rank))
+        ]
     else:
         one = _kaiming(narrow, generator, gain, _half())
-        columns = [_kaiming((wide, 1, rank), generator, gain, _half())
-                   for _ in range(bases)]  # fmt: skip
+        columns = [_kaiming((wide, 1, rank), generator, gain, _half()) for _ in range(bases)]
         pair = [one, torch.cat(columns, dim=1)]
     keys = (RANDLORA_A.key, RANDLORA_B.key)
     return {key: (each / each.std()).float() for key, each in zip(keys, pair, strict=True)}

@@ -99,9 +99,20 @@ OFF = (None, False, 0, "", "none")
 
 ANYWHERE = frozenset(
     {
-        "auto_mapping", "base_model_name_or_path", "exclude_modules", "fan_in_fan_out",
-        "inference_mode", "layers_pattern", "layers_to_transform", "modules_to_save", "peft_type",
-        "peft_version", "revision", "target_modules", "task_type", "bias",
+        "auto_mapping",
+        "base_model_name_or_path",
+        "exclude_modules",
+        "fan_in_fan_out",
+        "inference_mode",
+        "layers_pattern",
+        "layers_to_transform",
+        "modules_to_save",
+        "peft_type",
+        "peft_version",
+        "revision",
+        "target_modules",
+        "task_type",
+        "bias",
     }
-)  # fmt: skip
+)
 """Options that every method has and that reading understands, or that say nothing of it."""

@@ -21,7 +21,7 @@ from peftlang.interop.targets import (
     own_modules,
     pattern_key,
     relative_key,
-)  # fmt: skip
+)
 from peftlang.interop.trained import is_saved
 from peftlang.interop.training import Training, training_of, whole_copies
 from peftlang.ir.plan import TRAINED, Plan, Site
@@ -49,9 +49,13 @@ HEADS = {
 
 
 def to_hf(
-    model: nn.Module, folder: str | Path, /, *, adapter_name: str | None = None,
+    model: nn.Module,
+    folder: str | Path,
+    /,
+    *,
+    adapter_name: str | None = None,
     example_inputs: Mapping[str, Any] | None = None,
-) -> Path:  # fmt: skip
+) -> Path:
     """Write an adapter as a folder that ``PeftModel.from_pretrained`` loads.
 
     What the adapter is, is found from its mathematics; names play no part.

@@ -53,9 +53,13 @@ def from_hf(
     """
     reading, surveyed = _read(model, Path(folder), example_inputs)
     compile(
-        model, spec_text(reading, model, surveyed), adapter_name=adapter_name, backend=backend,
-        example_inputs=example_inputs, param_dtype=_dtype(reading),
-    )  # fmt: skip
+        model,
+        spec_text(reading, model, surveyed),
+        adapter_name=adapter_name,
+        backend=backend,
+        example_inputs=example_inputs,
+        param_dtype=_dtype(reading),
+    )
     try:
         _fill(adapters(model)[adapter_name].plan, state.of(model).tensors(adapter_name), reading)
         if reading.prefix is not None:

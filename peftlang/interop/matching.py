@@ -212,9 +212,13 @@ def _orders(items: tuple) -> Iterator[tuple]:  # type: ignore[type-arg]
 
 
 def _finished(
-    pattern: Method, use: Use, method: Method, sizes: Mapping[str, int], state: _State,
+    pattern: Method,
+    use: Use,
+    method: Method,
+    sizes: Mapping[str, int],
+    state: _State,
     zero: set[str],
-) -> Match:  # fmt: skip
+) -> Match:
     own = {definition.name: definition for definition in method.tensors}
     if len(state.tensors) != len(pattern.tensors):
         raise Mismatch("has a tensor that its expression does not use")
@@ -258,9 +262,13 @@ def _check_over(pattern: Method, use: Use, state: _State, values: Mapping[str, S
 
 
 def _solve_numbers(
-    pattern: Method, use: Use, state: _State, theirs: Mapping[str, int], sizes: Mapping[str, int],
+    pattern: Method,
+    use: Use,
+    state: _State,
+    theirs: Mapping[str, int],
+    sizes: Mapping[str, int],
     values: dict[str, Scalar],
-) -> None:  # fmt: skip
+) -> None:
     waiting = list(state.numbers)
     while waiting:
         later = []
@@ -273,9 +281,12 @@ def _solve_numbers(
 
 
 def _solved(
-    left: Numbers, wanted: float, theirs: Mapping[str, int], values: dict[str, Scalar],
+    left: Numbers,
+    wanted: float,
+    theirs: Mapping[str, int],
+    values: dict[str, Scalar],
     given: Mapping[str, Scalar],
-) -> bool:  # fmt: skip
+) -> bool:
     """Compare two numbers, or take from them the one hyper-parameter that is still open."""
     open_ones = {
         node.name

@@ -34,9 +34,12 @@ def check_options(config: Mapping[str, Any]) -> Correspondence:
 def _check_kinds(config: Mapping[str, Any], correspondence: Correspondence) -> None:
     """Values of another kind than the other library writes, and patterns that are none."""
     wanted: dict[str, Any] = {
-        "target_modules": (str, list), "exclude_modules": (str, list), "modules_to_save": list,
-        "layers_to_transform": (int, list), "layers_pattern": (str, list),
-    }  # fmt: skip
+        "target_modules": (str, list),
+        "exclude_modules": (str, list),
+        "modules_to_save": list,
+        "layers_to_transform": (int, list),
+        "layers_pattern": (str, list),
+    }
     wanted |= dict.fromkeys(correspondence.patterns.values(), dict)
     wanted |= dict.fromkeys(correspondence.patterns, (int, float))
     for option, kinds in wanted.items():

@@ -34,9 +34,9 @@ def _layer(site: Site) -> int:
     return -1 if site.layer is None else site.layer
 
 
-def split(stored: Tensor, forms: Sequence[Form], sites: Sequence[Site], model: nn.Module) -> tuple[
-    Form, list[dict[str, Tensor]]
-]:  # fmt: skip
+def split(
+    stored: Tensor, forms: Sequence[Form], sites: Sequence[Site], model: nn.Module
+) -> tuple[Form, list[dict[str, Tensor]]]:
     """The form that a stored prefix has on a model, and our tensors for each layer.
 
     Args:
@@ -105,9 +105,13 @@ def joined(
 
 
 def check(
-    model: nn.Module, name: str, stored: Tensor, sites: Sequence[Site],
-    trained: Mapping[str, Tensor], code: str,
-) -> None:  # fmt: skip
+    model: nn.Module,
+    name: str,
+    stored: Tensor,
+    sites: Sequence[Site],
+    trained: Mapping[str, Tensor],
+    code: str,
+) -> None:
     """Run both: the base after the stored prefix in its cache, and the adapted model.
 
     Args:

@@ -169,9 +169,12 @@ def _check_ties(places: list[str], config: Mapping[str, Any], model: nn.Module) 
 
 
 def _module(
-    place: str, folder: Folder, correspondence: Correspondence, remaining: dict[str, Tensor],
+    place: str,
+    folder: Folder,
+    correspondence: Correspondence,
+    remaining: dict[str, Tensor],
     sites: Mapping[str, Site],
-) -> Module:  # fmt: skip
+) -> Module:
     prefix = "" if place == PROMPT else f"{ROOT}{place}."
     site = sites.get(place)
     form = _form(place, prefix, folder, correspondence, site.dims if site else {})
@@ -194,9 +197,12 @@ def _module(
 
 
 def _form(
-    place: str, prefix: str, folder: Folder, correspondence: Correspondence,
+    place: str,
+    prefix: str,
+    folder: Folder,
+    correspondence: Correspondence,
     sizes: Mapping[str, int],
-) -> Form:  # fmt: skip
+) -> Form:
     known = {stored.key for form in correspondence.forms for stored in form.tensors.values()}
     present = {key for key in known if f"{prefix}{key}" in folder.tensors}
     candidates = [
@@ -267,9 +273,13 @@ def _in_our_layout(key: str, stored: Stored, remaining: dict[str, Tensor]) -> Te
 
 
 def _hypers(
-    place: str, form: Form, correspondence: Correspondence, config: Mapping[str, Any],
-    tensors: Mapping[str, Tensor], site: Site,
-) -> dict[str, Scalar]:  # fmt: skip
+    place: str,
+    form: Form,
+    correspondence: Correspondence,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    site: Site,
+) -> dict[str, Scalar]:
     method, declared = method_of(form.spec), definitions(form)
     shaped = [(name, declared[name].dims, tuple(t.shape)) for name, t in tensors.items()]
     names = {hyper.name for hyper in method.hypers}
@@ -286,9 +296,10 @@ def _hypers(
     for hyper in method.hypers:
         option = options.get(hyper.name)
         given = in_pattern(
-            config.get(correspondence.patterns.get(option or "", "")), place,
+            config.get(correspondence.patterns.get(option or "", "")),
+            place,
             config.get(option or ""),
-        )  # fmt: skip
+        )
         if hyper.name in sizes:
             found[hyper.name] = sizes[hyper.name]
             _check_given(place, option, given, sizes[hyper.name], correspondence)

@@ -109,9 +109,14 @@ def _agree(left: Mapping[str, object], right: Mapping[str, object]) -> bool:
 
 
 def _placed(
-    correspondence: Correspondence, plan: Plan, placement: Placement, site: Site,
-    model: nn.Module, tensor: Callable[[str], Tensor], readers: Readers,
-) -> list[Candidate]:  # fmt: skip
+    correspondence: Correspondence,
+    plan: Plan,
+    placement: Placement,
+    site: Site,
+    model: nn.Module,
+    tensor: Callable[[str], Tensor],
+    readers: Readers,
+) -> list[Candidate]:
     use, found = plan.uses[placement.label], list[Candidate]()
     nearest = Mismatch("is no method of this kind", depth=0)
     for form, spec in _patterns(correspondence, site):

@@ -19,7 +19,7 @@ from peftlang.interop.common import (
     randlora_pair,
     summing,
     vera_pair,
-)  # fmt: skip
+)
 from peftlang.interop.correspondence import OFF, Correspondence, Form, Stored, Value
 from peftlang.interop.kronecker import Splits, factor_for
 from peftlang.interop.layouts import (
@@ -29,7 +29,7 @@ from peftlang.interop.layouts import (
     SHARED_TRIANGLE,
     TRANSPOSED,
     TRIANGLES,
-)  # fmt: skip
+)
 
 _LORA = {"A": Stored("lora_A.weight"), "B": Stored("lora_B.weight")}
 _DORA = {**_LORA, "m": Stored("lora_magnitude_vector")}
@@ -51,35 +51,69 @@ LORA = Correspondence(
         _lora("rslora", rslora=True, dora=False, also=(sources.RSLORA_OF_WEIGHT,)),
         _lora("dora", rslora=False, dora=True),
         _lora(sources.RSDORA, rslora=True, dora=True),
-        _lora(sources.EMBEDDING, rslora=False, dora=False, place="embedding", tensors=_EMBEDDING,
-              hypers=_SCALED, unused=_NO_DROPOUT),
-        _lora(sources.RS_EMBEDDING, rslora=True, dora=False, place="embedding",
-              tensors=_EMBEDDING, hypers=_SCALED, unused=_NO_DROPOUT),
+        _lora(
+            sources.EMBEDDING,
+            rslora=False,
+            dora=False,
+            place="embedding",
+            tensors=_EMBEDDING,
+            hypers=_SCALED,
+            unused=_NO_DROPOUT,
+        ),
+        _lora(
+            sources.RS_EMBEDDING,
+            rslora=True,
+            dora=False,
+            place="embedding",
+            tensors=_EMBEDDING,
+            hypers=_SCALED,
+            unused=_NO_DROPOUT,
+        ),
     ),
     neutral={
         "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal"),
-        "lora_bias": OFF, "use_qalora": OFF, "use_bdlora": OFF, "alora_invocation_tokens": OFF,
-        "layer_replication": OFF, "target_parameters": OFF, "trainable_token_indices": OFF,
-        "arrow_config": OFF, "velora_config": OFF, "monteclora_config": OFF, "kasa_config": OFF,
-        "corda_config": OFF, "lora_ga_config": OFF, "megatron_config": OFF,
+        "lora_bias": OFF,
+        "use_qalora": OFF,
+        "use_bdlora": OFF,
+        "alora_invocation_tokens": OFF,
+        "layer_replication": OFF,
+        "target_parameters": OFF,
+        "trainable_token_indices": OFF,
+        "arrow_config": OFF,
+        "velora_config": OFF,
+        "monteclora_config": OFF,
+        "kasa_config": OFF,
+        "corda_config": OFF,
+        "lora_ga_config": OFF,
+        "megatron_config": OFF,
         "lora_dropout": OFF,
     },
     without_effect=frozenset(
-        {"ensure_weight_tying", "eva_config", "loftq_config", "megatron_core",
-         "qalora_group_size", "runtime_config"}
+        {
+            "ensure_weight_tying",
+            "eva_config",
+            "loftq_config",
+            "megatron_core",
+            "qalora_group_size",
+            "runtime_config",
+        }
     ),
     patterns={"r": "rank_pattern", "lora_alpha": "alpha_pattern"},
     bias="lora",
-)  # fmt: skip
+)
 
 IA3 = Correspondence(
     forms=(
-        Form(sources.IA3_INPUT, {"l": Stored("ia3_l", ROW)}, listed="feedforward_modules",
-             before="ia3"),
+        Form(
+            sources.IA3_INPUT,
+            {"l": Stored("ia3_l", ROW)},
+            listed="feedforward_modules",
+            before="ia3",
+        ),
         Form("ia3", {"l": Stored("ia3_l", COLUMN)}),
     ),
     without_effect=frozenset({"init_ia3_weights"}),
-)  # fmt: skip
+)
 
 VERA = Correspondence(
     forms=(
@@ -111,22 +145,35 @@ _NO_SERIES = frozenset({"num_cayley_neumann_terms"})
 OFT = Correspondence(
     forms=(
         Form("oft", _ROTATION, _EXACT, unused=_NO_SERIES, **_BLOCKS),
-        Form(sources.SHARED_OFT, _ONE_ROTATION, {**_EXACT, "block_share": True},
-             unused=_NO_SERIES, **_BLOCKS),
+        Form(
+            sources.SHARED_OFT,
+            _ONE_ROTATION,
+            {**_EXACT, "block_share": True},
+            unused=_NO_SERIES,
+            **_BLOCKS,
+        ),
         *(
             Form(
-                sources.neumann_oft(count), _ROTATION,
-                {"use_cayley_neumann": True, "num_cayley_neumann_terms": count,
-                 "block_share": False},
+                sources.neumann_oft(count),
+                _ROTATION,
+                {
+                    "use_cayley_neumann": True,
+                    "num_cayley_neumann_terms": count,
+                    "block_share": False,
+                },
                 **_BLOCKS,
             )
             for count in sources.NEUMANN_TERMS
         ),
         *(
             Form(
-                sources.neumann_oft(count, shared=True), _ONE_ROTATION,
-                {"use_cayley_neumann": True, "num_cayley_neumann_terms": count,
-                 "block_share": True},
+                sources.neumann_oft(count, shared=True),
+                _ONE_ROTATION,
+                {
+                    "use_cayley_neumann": True,
+                    "num_cayley_neumann_terms": count,
+                    "block_share": True,
+                },
                 **_BLOCKS,
             )
             for count in sources.NEUMANN_TERMS
@@ -136,7 +183,7 @@ OFT = Correspondence(
     without_effect=frozenset({"eps", "init_weights", "r"}),
     written={"r": 0},
     bias="oft",
-)  # fmt: skip
+)
 
 BOFT = Correspondence(
     forms=(
@@ -175,8 +222,10 @@ LOHA = Correspondence(
         Form(
             "loha",
             {
-                "B_1": Stored("hada_w1_a"), "A_1": Stored("hada_w1_b"),
-                "B_2": Stored("hada_w2_a"), "A_2": Stored("hada_w2_b"),
+                "B_1": Stored("hada_w1_a"),
+                "A_1": Stored("hada_w1_b"),
+                "B_2": Stored("hada_w2_a"),
+                "A_2": Stored("hada_w2_b"),
             },
             hypers={"r": "r", "alpha": "alpha"},
         ),
@@ -185,7 +234,7 @@ LOHA = Correspondence(
     without_effect=frozenset({"init_weights", "use_effective_conv2d"}),
     patterns={"r": "rank_pattern", "alpha": "alpha_pattern"},
     transposed=False,
-)  # fmt: skip
+)
 
 _W2 = {"B": Stored("lokr_w2_a"), "A": Stored("lokr_w2_b")}
 _W1 = {"D": Stored("lokr_w1_a"), "E": Stored("lokr_w1_b")}
@@ -239,11 +288,12 @@ HRA = Correspondence(
 
 _RANDLORA: dict[str, Any] = {
     "tensors": {
-        "lambda": Stored("randlora_lambda", TRANSPOSED), "gamma": Stored("randlora_gamma"),
+        "lambda": Stored("randlora_lambda", TRANSPOSED),
+        "gamma": Stored("randlora_gamma"),
     },
     "hypers": {"r": "r", "randlora_alpha": "alpha"},
     "common": {"A": RANDLORA_A, "B": RANDLORA_B},
-}  # fmt: skip
+}
 RANDLORA = Correspondence(
     forms=(
         Form("randlora", fits=sources.not_narrowing, **_RANDLORA),
@@ -284,18 +334,26 @@ PROMPT_TUNING = Correspondence(
     ),
     neutral={"num_transformer_submodules": (None, 1)},
     without_effect=frozenset(
-        {"num_attention_heads", "num_layers", "prompt_tuning_init", "prompt_tuning_init_text",
-         "token_dim", "tokenizer_kwargs", "tokenizer_name_or_path"}
+        {
+            "num_attention_heads",
+            "num_layers",
+            "prompt_tuning_init",
+            "prompt_tuning_init_text",
+            "token_dim",
+            "tokenizer_kwargs",
+            "tokenizer_name_or_path",
+        }
     ),
     written={"num_transformer_submodules": 1, "prompt_tuning_init": "RANDOM"},
     whole_model=("CAUSAL_LM", "SEQ_2_SEQ_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"),
     root="base_model.",
-)  # fmt: skip
+)
 
 _PREFIX: dict[str, Any] = {
     "tensors": {"P_k": Stored("keys"), "P_v": Stored("values")},
-    "hypers": {"num_virtual_tokens": "l"}, "place": "core",
-}  # fmt: skip
+    "hypers": {"num_virtual_tokens": "l"},
+    "place": "core",
+}
 PREFIX_TUNING = Correspondence(
     forms=(
         Form("prefix", also=("prefix_gated",), **_PREFIX),
@@ -303,13 +361,19 @@ PREFIX_TUNING = Correspondence(
     ),
     neutral={"num_transformer_submodules": (None, 1)},
     without_effect=frozenset(
-        {"encoder_hidden_size", "init_weights", "num_attention_heads", "num_layers",
-         "prefix_projection", "token_dim"}
+        {
+            "encoder_hidden_size",
+            "init_weights",
+            "num_attention_heads",
+            "num_layers",
+            "prefix_projection",
+            "token_dim",
+        }
     ),
     written={"num_transformer_submodules": 1, "prefix_projection": False},
     whole_model=("CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS"),
     root="base_model.",
-)  # fmt: skip
+)
 
 TABLE: dict[str, Correspondence] = {
     "LORA": LORA,

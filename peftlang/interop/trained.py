@@ -49,9 +49,11 @@ def copied_parameters(
 
 
 def whole_parameters(
-    config: Mapping[str, Any], correspondence: Correspondence, remaining: dict[str, Tensor],
+    config: Mapping[str, Any],
+    correspondence: Correspondence,
+    remaining: dict[str, Tensor],
     model: nn.Module,
-) -> dict[str, Tensor]:  # fmt: skip
+) -> dict[str, Tensor]:
     """New values of the base's own parameters; takes from ``remaining`` what it explains.
 
     A stored parameter that the configuration does not train, and that equals the base's, says

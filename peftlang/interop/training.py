@@ -29,9 +29,12 @@ class Training:
 
 
 def training_of(
-    plan: Plan, model: nn.Module, tensor: Callable[[str], Tensor], targets: Sequence[str],
+    plan: Plan,
+    model: nn.Module,
+    tensor: Callable[[str], Tensor],
+    targets: Sequence[str],
     correspondence: Correspondence,
-) -> Training:  # fmt: skip
+) -> Training:
     """`bias` where all of them train, or those of the targets; `modules_to_save` for the rest.
 
     Raises:

@@ -133,7 +133,7 @@ class Tapped(Frozen):
 
 
 RegionKind = Literal["module", "operation", "inside", "whole"]
-"""The border of a module; one operation in it; operations in it, one by one; all of it as one graph."""
+"""A module's border; one operation in it; its operations one by one; the model as one graph."""
 
 
 class Region(Frozen):

@@ -2,11 +2,11 @@
 
 To the model soft tokens are tokens like others, with ids below zero, so positions, masks, scaled
 embeddings and pooling at the last token are right by themselves. Here every argument with one entry
-per token is lengthened with them; what they are is written where their embeddings are looked up (the
-`prompts` pass), and the results are cut to what the caller knows.
+per token is lengthened with them; what they are is written where their embeddings are looked up
+(the `prompts` pass), and the results are cut to what the caller knows.
 
-An encoder that is called by itself, as ``generate`` does, keeps the soft tokens' states: its decoder
-must read them.
+An encoder that is called by itself, as ``generate`` does, keeps the soft tokens' states: its
+decoder must read them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -279,9 +279,7 @@ def _fit_masks(given: Arguments, count: int, after: list[Step]) -> None:
 # Sequences without ids: made longer by the layers
 
 
-def _inside_layers(
-    given: Arguments, found: list[Entry], after: list[Step]
-) -> dict[str, Tensor]:
+def _inside_layers(given: Arguments, found: list[Entry], after: list[Step]) -> dict[str, Tensor]:
     """Say that layers take soft tokens in.
 
     Raises:
@@ -296,7 +294,9 @@ def _inside_layers(
         counts = [0] * own[0].site.dims["layers"]
         for entry in own:
             counts[max(entry.layer, 0)] += entry.count
-        facts[filled_slot(own[0].site.sequence).key] = torch.zeros(sum(counts), device=_device(given))
+        facts[filled_slot(own[0].site.sequence).key] = torch.zeros(
+            sum(counts), device=_device(given)
+        )
         after.append(levelled(list(accumulate(counts))))
     return facts
 

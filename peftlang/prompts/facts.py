@@ -41,9 +41,7 @@ class Names:
 
 
 _SINGLE = Names(("input_ids", "inputs_embeds"), "attention_mask", cached=True, prompted=True)
-_ENCODER = Names(
-    ("input_ids", "inputs_embeds", "encoder_outputs"), "attention_mask", prompted=True
-)  # fmt: skip
+_ENCODER = Names(("input_ids", "inputs_embeds", "encoder_outputs"), "attention_mask", prompted=True)
 _DECODER = Names(
     ("decoder_input_ids", "decoder_inputs_embeds", "labels", "input_ids"),
     "decoder_attention_mask",

@@ -77,15 +77,20 @@ def _places(
 def _site(prompt: Site, block: Site, last: Site) -> Site:
     layers = {"layers": block.dims["layers"]} if "layers" in block.dims else {}
     return Site(
-        id=f"{block.path}#prompt", role="prompt", path=block.path, stack=block.stack,
-        side=prompt.side, layer=block.layer, weight=prompt.weight, sees=block.sees,
-        anchors=(block.anchors[0], last.anchors[-1]), dims={"d_h": block.dims["d_x"], **layers},
-    )  # fmt: skip
+        id=f"{block.path}#prompt",
+        role="prompt",
+        path=block.path,
+        stack=block.stack,
+        side=prompt.side,
+        layer=block.layer,
+        weight=prompt.weight,
+        sees=block.sees,
+        anchors=(block.anchors[0], last.anchors[-1]),
+        dims={"d_h": block.dims["d_x"], **layers},
+    )
 
 
-def _whole(
-    graph: CapturedGraph, blocks: Sequence[Site]
-) -> tuple[Reading | None, list[Occurrence]]:
+def _whole(graph: CapturedGraph, blocks: Sequence[Site]) -> tuple[Reading | None, list[Occurrence]]:
     """Where every layer runs, if each does once, on ``[batch, tokens, d]``."""
     found = locate(graph, blocks).found
     each = [found[block.id] for block in blocks if len(found.get(block.id, ())) == 1]
@@ -128,12 +133,17 @@ def _tables(reading: Reading, x: Node, prompt: Site) -> tuple[list[Site], Node |
         seen.update(flow.operands[node])
     tables = [
         Site(
-            id=f"{use.weight}#{POSITION_TABLE}", role=POSITION_TABLE, path=reading.owner(use),
-            side=prompt.side, weight=use.weight, anchors=(use.weight,), dims={"d_h": use.width},
+            id=f"{use.weight}#{POSITION_TABLE}",
+            role=POSITION_TABLE,
+            path=reading.owner(use),
+            side=prompt.side,
+            weight=use.weight,
+            anchors=(use.weight,),
+            dims={"d_h": use.width},
         )
         for use in found.values()
         if use.weight != prompt.weight and counts(flow, use.x, int(shape_of(use.w)[0]))
-    ]  # fmt: skip
+    ]
     return tables, None
 
 
@@ -207,5 +217,3 @@ def turned(graph: CapturedGraph, stack: str) -> list[tuple[Node, Node]]:
 def _is_whole(node: Node) -> bool:
     value = node.meta.get(VALUE)
     return isinstance(value, torch.Tensor) and value.dtype in {torch.int64, torch.int32}
-
-

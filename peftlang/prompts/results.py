@@ -1,7 +1,8 @@
 """Results of a call with soft tokens, cut to the sequences that the caller knows.
 
-A sequence of ids was made longer as a whole, before the model ran; one without ids in a stack's layers
-alone, so that only what these layers hand back besides (their states, their attention) is longer.
+A sequence of ids was made longer as a whole, before the model ran; one without ids in a stack's
+layers alone, so that only what these layers hand back besides (their states, their attention) is
+longer.
 """
 
 from collections.abc import Callable

@@ -81,9 +81,14 @@ def prompt_site(root: nn.Module, sites: Sequence[Site]) -> Site | None:
             dims["layers"] = layers
         assert embed.weight is not None
         return Site(
-            id=f"{path}#prompt", role="prompt", path=path, side=embed.side, weight=embed.weight,
-            anchors=(embed.weight,), dims=dims,
-        )  # fmt: skip
+            id=f"{path}#prompt",
+            role="prompt",
+            path=path,
+            side=embed.side,
+            weight=embed.weight,
+            anchors=(embed.weight,),
+            dims=dims,
+        )
     return None
 
 
@@ -148,10 +153,15 @@ def prompts_inside(graph: CapturedGraph, sites: Sequence[Site]) -> list[Site]:
 def _site(stack: str, blocks: Sequence[Site]) -> Site:
     first, last = blocks[0], blocks[-1]
     return Site(
-        id=f"{stack}#prompt", role="prompt", path=stack.rpartition(".")[0], stack=stack,
-        side=first.side, sees=first.sees, anchors=(first.anchors[0], last.anchors[0]),
+        id=f"{stack}#prompt",
+        role="prompt",
+        path=stack.rpartition(".")[0],
+        stack=stack,
+        side=first.side,
+        sees=first.sees,
+        anchors=(first.anchors[0], last.anchors[0]),
         dims={"d_h": first.dims["d_x"], "layers": len(blocks)},
-    )  # fmt: skip
+    )
 
 
 def _has_room(reading: Reading, blocks: Sequence[Site]) -> bool:

@@ -59,7 +59,7 @@ def _runs_in(reading: Reading, node: Node, path: str) -> bool:
 
 
 def _leaving(survey: Survey, stack: str | None) -> Iterator[Used]:
-    last = max((s.layer or 0 for s in survey.sites if s.role == "block" and s.stack == stack))
+    last = max(s.layer or 0 for s in survey.sites if s.role == "block" and s.stack == stack)
     for block in _blocks(survey, stack, last):
         site = block.site.model_copy(update={"id": f"{block.site.path}#{LEAVING}", "role": LEAVING})
         one = Occurrence(site, block.call, {"h": block.values["h"]})
@@ -67,9 +67,7 @@ def _leaving(survey: Survey, stack: str | None) -> Iterator[Used]:
 
 
 def _blocks(survey: Survey, stack: str | None, layer: int) -> list[Occurrence]:
-    sites = [
-        s for s in survey.sites if s.role == "block" and (s.stack, s.layer) == (stack, layer)
-    ]
+    sites = [s for s in survey.sites if s.role == "block" and (s.stack, s.layer) == (stack, layer)]
     return [found[0] for found in survey.located(sites).found.values()]
 
 

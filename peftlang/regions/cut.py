@@ -1,8 +1,8 @@
 """A rewritten region, taken apart: what was written, in pieces that run where it is needed.
 
 The model goes on running its own Python. What a pass wrote between two of its operations becomes a
-piece of code that runs there: before a module's forward, before one of its operations, or behind it.
-A piece is as late as it can be, so that little is kept.
+piece of code that runs there: before a module's forward, before one of its operations, or behind
+it. A piece is as late as it can be, so that little is kept.
 """
 
 import math
@@ -159,16 +159,15 @@ class _Cut:
             slot: Slot = node.meta[SLOT]
             return slot
         border: Border | None = node.meta.get(BORDER)
-        if border is not None and border.side == "in":
-            if point.time == BEFORE:
-                return border
-            return self._keep(self._arguments, border)
-        if border is not None and point.time == AFTER:
+        if border is not None and point.time == (BEFORE if border.side == "in" else AFTER):
             return border
-        if point.node is not None:
-            operand = _operand_of(point.node, node)
-            if operand is not None:
-                return operand
+        if border is not None and border.side == "in":
+            return self._keep(self._arguments, border)
+        operand = _operand_of(point.node, node) if point.node is not None else None
+        return operand or self._earlier(node, point)
+
+    def _earlier(self, node: Node, point: _Point) -> Kept:
+        """A value that was there before, and is kept."""
         if node.target in {taken, forward} or not self._order[node] < point.time:
             raise _early(node)
         for reader in self._readers:

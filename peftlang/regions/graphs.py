@@ -44,8 +44,8 @@ def forward(*_inputs: Any) -> Any:
     raise NotImplementedError
 
 
-def taken(_result: Any, _border: str) -> Any:
-    """What stands in a graph for one tensor of what a module gives."""
+def taken(_result: Any, *_path: Any) -> Any:
+    """What stands in a graph for one tensor of what a module gives, by its place there."""
     raise NotImplementedError
 
 
@@ -80,7 +80,9 @@ class _AtBorder:
         own = graph.call_function(forward, tuple(self._nodes[n] for n in inputs if self._enters(n)))
         for node in sorted((n for n in wanted if self._is_result(n)), key=order.__getitem__):
             border = Border(self._call.path, "out", self._call.outputs[node])
-            result = graph.call_function(taken, (own, str(border)))
+            result = graph.create_node(
+                "call_function", taken, (own, *border.place.path), name=node.name
+            )
             result.meta |= {VALUE: node.meta.get(VALUE), BORDER: border}
             self._results[node] = result
             self._made.outputs.append(border)
@@ -118,8 +120,12 @@ class _AtBorder:
             name: (own,) for name in kept if self._nodes.get(occurrence.values[name]) in own.args
         }
         return replace(
-            occurrence, call=own, origin=occurrence.origin or occurrence.call, values=values,
-            readers=readers, layout=dict(occurrence.layout),
+            occurrence,
+            call=own,
+            origin=occurrence.origin or occurrence.call,
+            values=values,
+            readers=readers,
+            layout=dict(occurrence.layout),
         )
 
 

@@ -54,9 +54,12 @@ class Acting:
     """
 
     def __init__(
-        self, plans: Sequence[ActivePlan], survey: Survey, rewrite: Rewrite,
+        self,
+        plans: Sequence[ActivePlan],
+        survey: Survey,
+        rewrite: Rewrite,
         extra: Iterable[Used] = (),
-    ) -> None:  # fmt: skip
+    ) -> None:
         check_reserved(plans)
         self.number = next(_NUMBERS)
         _KNOWN[self.number] = self
@@ -101,11 +104,15 @@ class Acting:
     def _asks(self) -> bool:
         methods = [use.method for plan in self.plans for use in plan.plan.uses.values()]
         sites = [site for plan in self.plans for site in plan.plan.sites.values()]
-        tapped = any(list(p.plan.tapped_sequences(q)) for p in self.plans for q in p.plan.placements)
+        tapped = any(
+            list(p.plan.tapped_sequences(q)) for p in self.plans for q in p.plan.placements
+        )
         return (
-            bool(self.inputs) or tapped or any(site.role == "prompt" for site in sites)
+            bool(self.inputs)
+            or tapped
+            or any(site.role == "prompt" for site in sites)
             or any(method.penalties or reads_places(method) for method in methods)
-        )  # fmt: skip
+        )
 
     def _trained(self) -> dict[tuple[str, str], Slot]:
         found: dict[tuple[str, str], Slot] = {}
@@ -180,9 +187,10 @@ class Acting:
     def path_of(self, site: str) -> str:
         """The module at which what acts at a site is done."""
         found = (
-            path for path, part in self.parts.items()
+            path
+            for path, part in self.parts.items()
             if any(used.occurrence.site.id == site for used in part.sites)
-        )  # fmt: skip
+        )
         return next(found)
 
     def graph(self, part: Part) -> RegionGraph:

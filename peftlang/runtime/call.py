@@ -2,12 +2,12 @@
 
 A call begins where an adapted model is entered from outside and ends where that returns. What it
 has (the caller's inputs, facts about its tokens, values on their way between sites, penalties) is
-held by one object, which the modules inside find: every thread has its own. (A forward does not wait
-for anything, so that asynchronous tasks cannot mix theirs.)
+held by one object, which the modules inside find: every thread has its own. (A forward does not
+wait for anything, so that asynchronous tasks cannot mix theirs.)
 
 Which adapters act, a thread or task may say for a while; that is a context variable. TorchDynamo
-traces none, so what it traces looks at a thread's own list instead. (Of thread-local objects it follows
-what hangs on them, but not what is put on them before a graph break: hence lists of one.)
+traces none, so what it traces looks at a thread's own list instead. (Of thread-local objects it
+follows what hangs on them, but not what is put on them before a graph break: hence lists of one.)
 
 Gradient checkpointing runs a layer once more in the backward pass, when the call is long over, and
 perhaps in another thread. The layer reads the very tensor that it read before, so the call is found
@@ -53,9 +53,22 @@ class Call:
     """
 
     __slots__ = (
-        "__weakref__", "acting", "begun", "frames", "given", "gradient", "inputs", "key", "outer",
-        "owner", "running", "terms", "used", "values", "weights",
-    )  # fmt: skip
+        "__weakref__",
+        "acting",
+        "begun",
+        "frames",
+        "given",
+        "gradient",
+        "inputs",
+        "key",
+        "outer",
+        "owner",
+        "running",
+        "terms",
+        "used",
+        "values",
+        "weights",
+    )
 
     def __init__(self, owner: Any, acting: Acting, outer: Call | None) -> None:
         self.owner, self.acting, self.outer = owner, acting, outer
@@ -240,6 +253,8 @@ def _reentrant() -> PeftError:
 
 def keep_with(result: Any, call: Call) -> None:
     """Let a call live as long as the gradient's graph of what it gave."""
+    if torch.compiler.is_compiling():
+        return
     for tensor in torch.utils._pytree.tree_leaves(result):
         if isinstance(tensor, Tensor) and tensor.grad_fn is not None:
             tensor.grad_fn.metadata.setdefault("peftlang_calls", []).append(call)

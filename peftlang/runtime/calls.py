@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from peftlang.capture import record
-from peftlang.emit.slots import Slot
 from peftlang.prompts.sequences import forward_of, named
+from peftlang.regions.program import Program
 from peftlang.runtime.acting import Acting
 from peftlang.runtime.call import (
     Begun,
@@ -30,11 +30,14 @@ from peftlang.runtime.entry import Entry
 from peftlang.runtime.inputs import checked
 from peftlang.runtime.parts import Operation, Part
 from peftlang.runtime.programs import as_graph, program, replacing
-from peftlang.runtime.running import Run, argument, described, hand_on, inner, missed, places
+from peftlang.runtime.running import Read, Run, argument, described, hand_on, inner, missed, places
 from peftlang.runtime.seams import At, Seams, Unseen, tensors_of
 from peftlang.runtime.sentinel import check
 from peftlang.runtime.values import Values
 from peftlang.runtime.whole import Recorded, decisions, form_of
+
+Own = Callable[..., Any]
+"""A module's own forward."""
 
 
 class Calls:
@@ -42,7 +45,7 @@ class Calls:
 
     Attributes:
         values: Where values come from.
-        acting: Gives the adapters that act where no thread or task says otherwise, or those named.
+        acting: Gives what acts where these adapters do; for None those of the model's default.
     """
 
     def __init__(
@@ -51,12 +54,11 @@ class Calls:
         self.values, self.acting = values, acting
 
     def run(
-        self, dispatch: Dispatch, module: nn.Module, own: Callable[..., Any],
-        args: tuple[Any, ...], kwargs: dict[str, Any],
-    ) -> Any:  # fmt: skip
+        self, dispatch: Dispatch, module: nn.Module, own: Own, args: Any, kwargs: dict[str, Any]
+    ) -> Any:
         """One call of one of the model's modules."""
         call = current(self)
-        if call is None and not torch.compiler.is_compiling() and in_backward():
+        if call is None and in_backward():
             call = recalled(self, dispatch.path, (*args, *kwargs.values()))
             if call is not None:
                 with Begun(call):
@@ -65,13 +67,19 @@ class Calls:
             acting = self.acting(scope_of(self))
             if acting is None:
                 return own(*args, **kwargs)
-            return self._entered(Call(self, acting, innermost()), dispatch, module, own, args, kwargs)
+            call = Call(self, acting, innermost())
+            return self._entered(call, dispatch, module, own, args, kwargs)
         return self._inside(call, dispatch, module, own, args, kwargs)
 
     def _entered(
-        self, call: Call, dispatch: Dispatch, module: nn.Module, own: Callable[..., Any],
-        args: tuple[Any, ...], kwargs: dict[str, Any],
-    ) -> Any:  # fmt: skip
+        self,
+        call: Call,
+        dispatch: Dispatch,
+        module: nn.Module,
+        own: Own,
+        args: Any,
+        kwargs: dict[str, Any],
+    ) -> Any:
         """The module is where the model is entered from outside."""
         call.inputs = supplied_to(self)
         if call.acting.inputs:
@@ -84,17 +92,23 @@ class Calls:
                 with entry as given:
                     result = self._inside(call, dispatch, module, own, given.args, given.kwargs)
                     result = entry.finish(result)
-        if call.gradient and not torch.compiler.is_compiling():
+        if call.gradient:
             keep_with(result, call)
         return result
 
     def _inside(
-        self, call: Call, dispatch: Dispatch, module: nn.Module, own: Callable[..., Any],
-        args: tuple[Any, ...], kwargs: dict[str, Any],
-    ) -> Any:  # fmt: skip
+        self,
+        call: Call,
+        dispatch: Dispatch,
+        module: nn.Module,
+        own: Own,
+        args: Any,
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """The module is called in a call that is under way."""
         if call.acting.inputs:
             kwargs = self._without_inputs(call, kwargs)
-        if call.gradient and not torch.compiler.is_compiling() and in_checkpoint():
+        if call.gradient and in_checkpoint():
             remember(call, dispatch.path, (*args, *kwargs.values()))
         if call.frames:
             call.frames[-1].add(dispatch.path)
@@ -109,7 +123,7 @@ class Calls:
             elif part is None:
                 result = own(*args, **kwargs)
             else:
-                result = self._acted(call, part, module, own, args, kwargs)
+                result = _At(self.values, call, part, module)(own, args, kwargs)
             ran = call.frames[-1]
         finally:
             call.frames.pop()
@@ -127,62 +141,7 @@ class Calls:
             kwargs = {k: v for k, v in kwargs.items() if k not in given}
         return kwargs
 
-    def _acted(
-        self, call: Call, part: Part, module: nn.Module, own: Callable[..., Any],
-        args: tuple[Any, ...], kwargs: dict[str, Any],
-    ) -> Any:  # fmt: skip
-        """A module's forward with what the adapters say there."""
-        given = call.key
-        for name in part.starting:
-            if name in call.values:
-                given = f"{given}|{name}"
-        for name, path in part.only_in.items():
-            if path not in call.running:
-                given = "|".join(known for known in given.split("|") if known != name)
-        with Unseen():
-            now = program(call.acting, part, module.training, given)
-        read = self.values.reader(call)
-        run = Run(call, read, args, kwargs)
-        weights: dict[str, Tensor] = {}
-        run.keep(now)
-        if now.before is not None:
-            run.piece(now.before)
-            weights = {s.name.rpartition(".")[2]: call.values.pop(s.key) for s in now.weights}
-        for border in part.recorded:
-            if border.side == "in":
-                call.values[f"value:{border}"] = argument(
-                    run.args, run.kwargs, border.place
-                )
-        replaced = [
-            (at, _replacing(call, at, module, read, given)) for at in part.operations.values()
-        ]
-        found = places(now, run, replaced)
-        before = call.weights.get(part.path)
-        call.weights[part.path] = weights
-        try:
-            if found:
-                seams = Seams(found)
-                with seams:
-                    run.result = own(*run.args, **run.kwargs)
-                if seams.reached < len(found):
-                    raise missed(part.path, _names(part, seams.missed))
-            else:
-                run.result = own(*run.args, **run.kwargs)
-        finally:
-            if before is None:
-                del call.weights[part.path]
-            else:
-                call.weights[part.path] = before
-        if now.after is not None:
-            run.piece(now.after)
-        for border in part.recorded:
-            if border.side == "out":
-                call.values[f"value:{border}"] = inner(run.result, border.place.path)
-        return run.result
-
-    def _as_graph(
-        self, call: Call, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def _as_graph(self, call: Call, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         """The model as one graph."""
         whole, inputs = call.acting.whole, dict(kwargs)
         assert whole is not None
@@ -195,8 +154,7 @@ class Calls:
             checks, answers = decisions(captured), tuple(a for _, _, a in captured.decided)
             code = as_graph(call.acting, captured, module.training, call.key)
             found = whole.keep(key, Recorded(captured, code, checks, answers))
-        read = self.values.reader(call)
-        own = found.code.constants
+        read, own = self.values.reader(call), found.code.constants
         values = [own[slot] if slot in own else read(slot) for slot in found.code.slots]
         result, *exported = found.code.run(*values, *tensors)
         for slot, value in zip(found.code.exported, exported, strict=True):
@@ -222,23 +180,85 @@ class Calls:
         return None
 
 
-def _replacing(
-    call: Call, at: Operation, module: nn.Module, read: Callable[[Slot], Any],
-    given: str,
-) -> At:  # fmt: skip
-    def compute(function: Any, args: Any, kwargs: Any) -> Any:
-        form = described(args, kwargs, at.folded)
+class _At:
+    """One call of a module at which something is done.
+
+    Args:
+        values: Where values come from.
+        call: The call of the model.
+        part: What is done.
+        module: The module.
+    """
+
+    def __init__(self, values: Values, call: Call, part: Part, module: nn.Module) -> None:
+        self._call, self._part, self._module = call, part, module
+        self._read: Read = values.reader(call)
+        self._given = self._known()
+
+    def _known(self) -> str:
+        """What is known of the call, as far as it matters here."""
+        call, given = self._call, self._call.key
+        for name in self._part.starting:
+            if name in call.values:
+                given = f"{given}|{name}"
+        for name, path in self._part.only_in.items():
+            if path not in call.running:
+                given = "|".join(known for known in given.split("|") if known != name)
+        return given
+
+    def __call__(self, own: Own, args: Any, kwargs: dict[str, Any]) -> Any:
+        call, part = self._call, self._part
         with Unseen():
-            found = replacing(call.acting, at, form, module.training, given, (args, kwargs))
-            values = [read(slot) for slot in found.slots]
-            result, *exported = found.run(*values, *tensors_of(args, kwargs))
-        for slot, value in zip(found.exported, exported, strict=True):
-            hand_on(call, slot, value)
-        return result
+            now = program(call.acting, part, self._module.training, self._given)
+        run = Run(call, self._read, args, kwargs)
+        run.keep(now)
+        weights: dict[str, Tensor] = {}
+        if now.before is not None:
+            run.piece(now.before)
+            weights = {s.name.rpartition(".")[2]: call.values.pop(s.key) for s in now.weights}
+        for border in part.recorded:
+            if border.side == "in":
+                call.values[f"value:{border}"] = argument(run.args, run.kwargs, border.place)
+        before = call.weights.get(part.path)
+        call.weights[part.path] = weights
+        try:
+            self._own(own, run, now)
+        finally:
+            if before is None:
+                del call.weights[part.path]
+            else:
+                call.weights[part.path] = before
+        if now.after is not None:
+            run.piece(now.after)
+        for border in part.recorded:
+            if border.side == "out":
+                call.values[f"value:{border}"] = inner(run.result, border.place.path)
+        return run.result
 
-    return compute
+    def _own(self, own: Own, run: Run, now: Program) -> None:
+        """The module's own forward, with what is done at operations of it."""
+        part = self._part
+        found = places(now, run, [(at, self._replacing(at)) for at in part.operations.values()])
+        if not found:
+            run.result = own(*run.args, **run.kwargs)
+            return
+        seams = Seams(found)
+        with seams:
+            run.result = own(*run.args, **run.kwargs)
+        if seams.reached < len(found):
+            names = [at.name for at in part.operations.values()]
+            raise missed(part.path, ", ".join(names) or "an operation of its own")
 
+    def _replacing(self, at: Operation) -> At:
+        def compute(function: Any, args: Any, kwargs: Any) -> Any:
+            call, form = self._call, described(args, kwargs, at.folded)
+            training, operands = self._module.training, (args, kwargs)
+            with Unseen():
+                found = replacing(call.acting, at, form, training, self._given, operands)
+                values = [self._read(slot) for slot in found.slots]
+                result, *exported = found.run(*values, *tensors_of(args, kwargs))
+            for slot, value in zip(found.exported, exported, strict=True):
+                hand_on(call, slot, value)
+            return result
 
-def _names(part: Part, indices: list[int]) -> str:
-    names = [at.name for at in part.operations.values()]
-    return ", ".join(names) or "an operation of its own"
+        return compute

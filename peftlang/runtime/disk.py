@@ -166,9 +166,10 @@ def fill(saved: Saved, tensors: AdapterTensors) -> None:
             raise _damaged(saved.folder, TENSORS, f"it has no tensor {name}")
         if found.shape != tensor.shape:
             raise _damaged(
-                saved.folder, TENSORS,
+                saved.folder,
+                TENSORS,
                 f"{name} is {list(found.shape)} and should be {list(tensor.shape)}",
-            )  # fmt: skip
+            )
     extra = sorted(set(saved.tensors) - set(wanted))
     if extra:
         raise _damaged(saved.folder, TENSORS, f"the spec has no tensor {extra[0]}")

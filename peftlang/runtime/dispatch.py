@@ -1,22 +1,22 @@
-"""How a model's modules come to run what a method says: each module's own forward, and ours around it.
+"""How a model's modules come to run what a method says.
 
 A module that concerns an adapter gets a class of its own, which derives from the class that it had,
 is called like it, and whose forward asks the model's registry what runs there. It is not the
 instance's forward that is replaced, because:
 
 - what is looked up on the class is found by ``copy``, by unpickling in another process, by
-  ``torch.export`` and by TorchDynamo; a bound forward on the instance is unpickled as the class's own,
-  without a word;
+  ``torch.export`` and by TorchDynamo; a bound forward on the instance is unpickled as the class's
+  own, without a word;
 - a class that is patched later is followed, since ours asks for the next in line at each call;
 - hooks, sharding and ``torch.compile`` see a module of the kind that they know.
 
-Where somebody has put a forward on the instance before, it is called in the place of the class's. One
-that calls the class's in its turn, by a method bound earlier (`accelerate`, to bring offloaded weights
-for the time of a call), goes on doing so: that method is bound anew, so that what we add runs while the
-weights are there. Any other is put behind ours.
+Where somebody has put a forward on the instance before, it is called in the place of the class's.
+One that calls the class's in its turn, by a method bound earlier (`accelerate`, to bring offloaded
+weights for the time of a call), goes on doing so: that method is bound anew, so that what we add
+runs while the weights are there. Any other is put behind ours.
 
-Parameters in whose place an adapter has others read (a clause on ``W``, ``train``) are properties of the
-class, as those of `torch.nn.utils.parametrize` are.
+Parameters in whose place an adapter has others read (a clause on ``W``, ``train``) are properties
+of the class, as those of `torch.nn.utils.parametrize` are.
 """
 
 from __future__ import annotations
@@ -46,8 +46,12 @@ class Runs(Protocol):
     values: Any
 
     def run(
-        self, dispatch: Dispatch, module: nn.Module, own: Callable[..., Any],
-        args: tuple[Any, ...], kwargs: dict[str, Any],
+        self,
+        dispatch: Dispatch,
+        module: nn.Module,
+        own: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> Any:
         """One call of one module; ``own`` is its own forward."""
 
@@ -164,7 +168,8 @@ def _derived(kind: type[nn.Module], weights: tuple[str, ...]) -> type[nn.Module]
         return dispatch.calls.run(dispatch, self, own, args, kwargs)
 
     # In the class from the start: a base that wraps its subclasses' forward when they are made (the
-    # checkpointed layers of `transformers`) wraps this one, which thereby runs again with the layer.
+    # checkpointed layers of `transformers`) wraps this one, which thereby runs again with the
+    # layer.
     made: Any = type(kind)(kind.__name__, (kind,), space | {"forward": forward})
     return made  # type: ignore[no-any-return]
 
@@ -222,7 +227,7 @@ def own_weight(module: nn.Module, name: str) -> Any:
 
 
 class Seen(Tensor):
-    """A weight that was read past its module's forward; says so when something is computed of it."""
+    """A weight that was read past its module's forward; it says when something is made of it."""
 
     peftlang_note: Callable[[], None]
 

@@ -35,9 +35,14 @@ class Entry:
     """
 
     def __init__(
-        self, values: Values, call: Call, path: str, module: nn.Module, args: tuple[Any, ...],
+        self,
+        values: Values,
+        call: Call,
+        path: str,
+        module: nn.Module,
+        args: tuple[Any, ...],
         kwargs: dict[str, Any],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._values, self._call = values, call
         self.given = Arguments(values.root, path, module, args, dict(kwargs))
         self._after: list[Callable[[Any], Any]] = []

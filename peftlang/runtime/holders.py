@@ -1,8 +1,8 @@
 """Adapter tensors: their place in the module tree, and how they come to life.
 
-A tensor lives in the module where its method acts, so that it goes where that goes: to a device, into
-a shard, to disk. What brings a tensor to life there (offloading, sharding) is a hook at the forward
-of the module that has it; so a `Holder` is a module whose forward gives its tensors.
+A tensor lives in the module where its method acts, so that it goes where that goes: to a device,
+into a shard, to disk. What brings a tensor to life there (offloading, sharding) is a hook at the
+forward of the module that has it; so a `Holder` is a module whose forward gives its tensors.
 """
 
 from collections.abc import Iterator, Mapping
@@ -55,8 +55,9 @@ class Adapters(nn.Module):
 
     A module that calls its children one after the other finds one that hands on what it is given.
 
-    It has a hook, which does nothing: with a hook inside of it, a `torch.nn.TransformerEncoderLayer`
-    calls its modules, rather than compute with their weights at once.
+    It has a hook, which does nothing: with a hook inside of it, a
+    `torch.nn.TransformerEncoderLayer` calls its modules, rather than compute with their weights at
+    once.
     """
 
     def __init__(self) -> None:
@@ -71,7 +72,8 @@ class Adapters(nn.Module):
 class AdapterTensors:
     """The tensors of one adapter by group name, wherever they live.
 
-    A group called ``lora.model.layers.0.q_proj.attn_q.A`` is ``q_proj.peftlang.NAME.lora.attn_q.A``.
+    A group called ``lora.model.layers.0.q_proj.attn_q.A`` is
+    ``q_proj.peftlang.NAME.lora.attn_q.A``.
     """
 
     def __init__(self, name: str) -> None:
@@ -86,9 +88,15 @@ class AdapterTensors:
         self._trees = {id(home): (home, tree) for home, tree in self._trees.values()}
 
     def add(
-        self, home: nn.Module, path: list[str], group: str, value: Tensor, *,
-        trainable: bool, persistent: bool,
-    ) -> None:  # fmt: skip
+        self,
+        home: nn.Module,
+        path: list[str],
+        group: str,
+        value: Tensor,
+        *,
+        trainable: bool,
+        persistent: bool,
+    ) -> None:
         """Hold a group's tensor for a module; it is there when the adapter is attached.
 
         Args:
@@ -195,9 +203,13 @@ def create(
     for group, value, persistent in values:
         home, path = home_of(group, plan, model)
         made.add(
-            model.get_submodule(home), path, group.name, value, trainable=group.trainable,
+            model.get_submodule(home),
+            path,
+            group.name,
+            value,
+            trainable=group.trainable,
             persistent=persistent,
-        )  # fmt: skip
+        )
     return made
 
 

@@ -12,8 +12,8 @@ from peftlang.regions.usage import Used
 class Made:
     """Code that was made, each piece an attribute with a name that its key has.
 
-    An attribute, and no entry of a mapping: what TorchDynamo traces sees the entries that there were
-    when it first looked, and attributes as they are.
+    An attribute, and no entry of a mapping: what TorchDynamo traces sees the entries that there
+    were when it first looked, and attributes as they are.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,8 @@ class Code:
     """An operation, or a model as one graph, with what acts there written into it.
 
     Attributes:
-        run: Takes the slots' values, then the tensors of the call; returns its result, and behind it
+        run: Takes the slots' values, then the tensors of the call; returns its result, and behind
+        it
             what is handed on.
         slots: What it takes from outside.
         exported: What it hands on.

@@ -17,9 +17,7 @@ from peftlang.runtime.call import Call
 from peftlang.runtime.values import Values
 
 
-def with_penalties(
-    values: Values, call: Call, given: Arguments
-) -> list[Callable[[Any], Any]]:
+def with_penalties(values: Values, call: Call, given: Arguments) -> list[Callable[[Any], Any]]:
     """What adds the active adapters' penalties to the loss of a training call of the whole model.
 
     Those of activations come from where they are computed; those of parameters alone are made here.

@@ -29,6 +29,9 @@ from peftlang.sites.locate import locate
 from peftlang.sites.occurrence import Located, Occurrence
 from peftlang.sites.survey import Survey
 
+MODEL = "the model"
+"""What its root is called in text."""
+
 
 def program(acting: Acting, part: Part, training: bool, given: str) -> Program:
     """What runs at a module's border, and between its operations.
@@ -95,20 +98,27 @@ def _written(acting: Acting, part: Part, training: bool, given: str) -> Program:
     if not part.sites:
         return Program()
     region = acting.graph(part)
-    work = _rewriting(acting, region.graph, region.occurrences, training, given)
+    work = _rewriting(acting, part.path or MODEL, region.graph, region.occurrences, training, given)
     acting.rewrite(work)
     return cut(region, work) or Program()
 
 
 def _rewriting(
-    acting: Acting, graph: Any, occurrences: Iterable[Occurrence], training: bool, given: str
+    acting: Acting,
+    name: str,
+    graph: Any,
+    occurrences: Iterable[Occurrence],
+    training: bool,
+    given: str,
 ) -> Rewriting:
     located = Located()
     for one in occurrences:
         located.found.setdefault(one.site.id, []).append(one)
     facts = frozenset(given.split("|")) - {""}
     grids = tuple((Slot("grid", str(b)), stages) for b, stages in acting.survey.grids)
-    return Rewriting(graph, located, acting.plans, acting.applications, training, facts, grids)
+    return Rewriting(
+        name, graph, located, acting.plans, acting.applications, training, facts, grids
+    )
 
 
 def _replacing(
@@ -126,17 +136,24 @@ def _replaced(acting: Acting, at: Operation, operands: Any, training: bool, give
     facts = acting.survey.graph.facts
     recorded = {**dict(enumerate(at.recorded[0])), **at.recorded[1]}
     weights = {
-        key: name for key, node in recorded.items()
+        key: name
+        for key, node in recorded.items()
         if isinstance(node, Node) and (name := facts.parameter_of(node)) is not None
-    }  # fmt: skip
+    }
     captured = operation(at.function, *operands, weights)
     known = _within(acting, captured, at)
-    work = _rewriting(acting, captured.graph, known, training, given)
+    work = _rewriting(
+        acting, f"{at.name} in {at.path or MODEL}", captured.graph, known, training, given
+    )
     if not known:
         work.captured = captured
         work.sought = tuple(used.occurrence.site for used in at.sites)
     acting.rewrite(work)
-    lost = [used.occurrence.site.id for used in at.sites if not work.located.found.get(used.occurrence.site.id)]
+    lost = [
+        used.occurrence.site.id
+        for used in at.sites
+        if not work.located.found.get(used.occurrence.site.id)
+    ]
     if lost:
         raise missed(at.path, ", ".join(lost))
     own = [n for n in work.graph.find_nodes(op="placeholder") if SLOT not in n.meta]
@@ -165,7 +182,7 @@ def as_graph(acting: Acting, captured: CapturedGraph, training: bool, given: str
     for node in captured.constants:
         node.replace_all_uses_with(_constant(captured.graph, node))
         captured.graph.erase_node(node)
-    work = _rewriting(acting, captured.graph, [*known, *extra], training, given)
+    work = _rewriting(acting, MODEL, captured.graph, [*known, *extra], training, given)
     acting.rewrite(work)
     return replace(_as_code(work, captured.inputs), constants=constants)
 
@@ -187,8 +204,12 @@ def _within(acting: Acting, captured: CapturedGraph, at: Operation) -> list[Occu
             values[name] = _placeholder(captured.graph, border, used, name)
         made.append(
             replace(
-                used.occurrence, call=call, values=values, readers=dict(product.readers),
-                layout=layout, product=meant,
+                used.occurrence,
+                call=call,
+                values=values,
+                readers=dict(product.readers),
+                layout=layout,
+                product=meant,
             )
         )
     return made
@@ -198,7 +219,10 @@ def _placeholder(graph: Graph, border: Border, used: Used, name: str) -> Node:
     """What an operation reads that is no operand of it."""
     with graph.inserting_before(next(iter(graph.nodes))):
         made = graph.placeholder(f"far_{name}")
-    made.meta |= {VALUE: used.occurrence.values[name].meta.get(VALUE), SLOT: Slot("value", str(border))}
+    made.meta |= {
+        VALUE: used.occurrence.values[name].meta.get(VALUE),
+        SLOT: Slot("value", str(border)),
+    }
     return made
 
 

@@ -163,7 +163,9 @@ class Registry:
             return None
         if names not in self._acting:
             plans = self.plans(names)
-            self._acting[names] = Acting(plans, self.survey, self.rewrite, asked(self.survey, plans))
+            self._acting[names] = Acting(
+                plans, self.survey, self.rewrite, asked(self.survey, plans)
+            )
             self._attach()
         return self._acting[names]
 

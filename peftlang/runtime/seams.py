@@ -1,9 +1,10 @@
 """Single operations of a module, changed while the module's own Python runs.
 
-torch lets a mode see each operation that it is asked for (``TorchFunctionMode``): in eager code, and as
-TorchDynamo and ``torch.export`` trace it. The mode is on while one module's forward runs, and changes
-the operations that the program names, each told by the function and by how often the module asked for it
-before. Should one of them not be asked for, what was written there did not run, and the call fails.
+torch lets a mode see each operation that it is asked for (``TorchFunctionMode``): in eager code,
+and as TorchDynamo and ``torch.export`` trace it. The mode is on while one module's forward runs,
+and changes the operations that the program names, each told by the function and by how often the
+module asked for it before. Should one of them not be asked for, what was written there did not run,
+and the call fails.
 """
 
 import threading

@@ -42,8 +42,8 @@ def _matters(call: Call, dispatch: Dispatch) -> bool:
 def replaced_module(path: str, kind: str) -> PeftError:
     """The error for a module that is another than the one that was adapted."""
     return PeftError(
-        f"`{path}` is another module now ({kind}) than the one that was adapted, so its adapter did "
-        "not act",
+        f"`{path}` is another module now ({kind}) than the one that was adapted, so its adapter "
+        "did not act",
         code="R501",
         help="replace modules before peftlang.compile; or remove the adapter, and adapt the model "
         "as it is now",

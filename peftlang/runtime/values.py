@@ -42,7 +42,7 @@ class Values:
         self._terms = _Terms()
 
     def reader(self, call: Call) -> Callable[[Slot], Any]:
-        """What gives slots' values; each holder is called once, since its forward may bring them."""
+        """What gives slots' values; each holder is called once: its forward may bring them."""
         held: dict[int, list[Tensor]] = {}
 
         def read(slot: Slot) -> Any:

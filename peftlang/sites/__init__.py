@@ -1,0 +1,1 @@
+"""Positions of a model: which there are, where each runs, and what a selector chooses."""

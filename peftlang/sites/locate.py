@@ -206,9 +206,14 @@ def _of_product(reading: Reading, found: Attention, site: Site) -> Occurrence:
     queries = [use for use in found.sources["q"] if use.weight == site.anchors[0]]
     values = {"x": queries[0].x, **found.parts, "h": found.call}
     return Occurrence(
-        site, found.call, values, dict(found.readers), dict(found.layout), found.product,
+        site,
+        found.call,
+        values,
+        dict(found.readers),
+        dict(found.layout),
+        found.product,
         projected=partial(projected, reading.flow, found),
-    )  # fmt: skip
+    )
 
 
 # Sub-layers and layers

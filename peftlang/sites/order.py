@@ -34,8 +34,8 @@ def read_ahead(plan: Plan, survey: Survey) -> str:
         raise PeftError(
             f"a tap reads a value before it is there: {late[0][0]} is computed from what reads it",
             code="S417",
-            help="a tap can read what runs before the site: an earlier layer (`in layers[layer - 1]`"
-            "), an earlier part of the layer, or a tower that does not read this one",
+            help="a tap can read what runs before the site: an earlier layer (`in "
+            "layers[layer - 1]`), an earlier part of the layer, or a tower that does not read it",
         )
     return late[0][0]
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from peftlang.capture import CapturedGraph
+from peftlang.graph.listing import listing
 from peftlang.ir.method import Adapter
 from peftlang.ir.plan import Plan
 from peftlang.sites.survey import Survey
@@ -30,6 +31,15 @@ class Planning:
     graph: CapturedGraph | None = None
     found: Survey | None = None
     made: Plan | None = None
+
+    def __str__(self) -> str:
+        """The plan as text; before there is one the model's sites, or else its graph."""
+        if self.made is not None:
+            return self.made.model_dump_json(indent=2, exclude={"spec"})
+        if self.found is not None:
+            return "\n".join(f"{site.role:<14} {site.path}" for site in self.found.sites)
+        assert self.graph is not None
+        return listing(self.graph.graph, self.graph.facts.given_name, lambda _: False)
 
     @property
     def survey(self) -> Survey:

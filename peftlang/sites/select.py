@@ -111,5 +111,3 @@ def _where(prompts: Sequence[Site]) -> str:
     layers = sorted({site.layer for site in prompts if site.layer is not None})
     inside = f", `prompt in layers[0..{layers[-1]}]`" if layers else ""
     return f"soft tokens can come in at `prompt`, the model's input{inside}"
-
-

@@ -90,8 +90,13 @@ def _sizes(
         if dim.symbols <= set(known):
             have = dim.evaluate(known)
             if have != size:
-                raise _wrong(use, tap, site, f"states `{dim}`, which is {have} there, and the "
-                             f"value at {other.id} has {size}")  # fmt: skip
+                raise _wrong(
+                    use,
+                    tap,
+                    site,
+                    f"states `{dim}`, which is {have} there, and the "
+                    f"value at {other.id} has {size}",
+                )
         elif dim == Dim.of(str(dim)):
             bound[str(dim)] = size
         else:

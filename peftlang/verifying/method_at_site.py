@@ -86,6 +86,4 @@ def _interpreter(
     def tensor(_acts: Acts, name: str) -> Tensor | None:
         return own.get(name)
 
-    return interpreter(
-        acts, values, tensor, training=training, precise=casts.precise, site=site
-    )
+    return interpreter(acts, values, tensor, training=training, precise=casts.precise, site=site)

@@ -93,9 +93,16 @@ PLACES: dict[str, list[Place]] = {
 
 TEXT = {"input_ids"}
 DECODERS = (
-    "tiny-llama", "tiny-mistral", "tiny-qwen3", "tiny-gemma2", "tiny-phi3", "tiny-gpt2",
-    "tiny-gpt-neox", "tiny-opt", "tiny-mixtral",
-)  # fmt: skip
+    "tiny-llama",
+    "tiny-mistral",
+    "tiny-qwen3",
+    "tiny-gemma2",
+    "tiny-phi3",
+    "tiny-gpt2",
+    "tiny-gpt-neox",
+    "tiny-opt",
+    "tiny-mixtral",
+)
 TWO_SIDED = ("tiny-t5", "tiny-bart", "tiny-whisper")
 
 

@@ -35,8 +35,11 @@ def test_compile_writes_what_load_reads(peftlang: Command, tmp_path: Path) -> No
     assert ran.code == 0, ran.err
     assert json.loads(ran.out)["written"] == str(out)
     assert {path.name for path in out.iterdir()} == {
-        "adapter.json", "adapter.peft", "adapter.safetensors", "plan.json",
-    }  # fmt: skip
+        "adapter.json",
+        "adapter.peft",
+        "adapter.safetensors",
+        "plan.json",
+    }
     assert peftlang("check", out / "adapter.peft").code == 0
     tokens = torch.arange(8).reshape(1, 8)
     loaded, plain = library.load(build("tiny-llama"), out), build("tiny-llama")
@@ -46,17 +49,31 @@ def test_compile_writes_what_load_reads(peftlang: Command, tmp_path: Path) -> No
 
 def test_a_pass_can_be_printed_before_and_after(peftlang: Command, tmp_path: Path) -> None:
     ran = peftlang(
-        "compile", "adapter_bias", "--model", "tiny-bert", "-o", tmp_path / "out",
-        "--print-before", "insert", "--print-after", "insert", "--print-after", "share",
-    )  # fmt: skip
+        "compile",
+        "adapter_bias",
+        "--model",
+        "tiny-bert",
+        "-o",
+        tmp_path / "out",
+        "--print-before",
+        "insert",
+        "--print-after",
+        "insert",
+        "--print-after",
+        "share",
+    )
     assert ran.code == 0, ran.err
-    printed = dict(part.split("\n", 1) for part in ran.out.split("# ")[1:])
-    assert list(printed) == ["after share", "before insert", "after insert"]
-    plan, before, after = printed.values()
-    assert '"placements"' in plan
-    assert "\n+ " not in before
-    assert "linear(" in before
-    assert "default.adapter_bias." in after
+    plan, *graphs = (part.split("\n", 1) for part in ran.out.split("# ")[1:])
+    assert plan[0] == "after share"
+    assert '"placements"' in plan[1]
+    assert [when for when, _ in graphs] == ["before insert", "after insert"] * 2
+    for layer in (0, 1):
+        place = f"bert.encoder.layer.{layer}.output.dense"
+        before, after = (text for _, text in graphs[2 * layer : 2 * layer + 2])
+        assert before.startswith(f"{place}:\n")
+        assert "\n+ " not in before
+        assert "forward(" in before
+        assert f"default.adapter_bias.{place}.ffn_down.v" in after
 
 
 @pytest.mark.parametrize(

@@ -31,9 +31,14 @@ def test_checking_a_long_file_is_quick_and_loads_no_torch(tmp_path: Path) -> Non
 
 def llama(layers: int) -> LlamaForCausalLM:
     config = LlamaConfig(
-        hidden_size=16, intermediate_size=24, num_hidden_layers=layers, num_attention_heads=2,
-        num_key_value_heads=2, vocab_size=32, max_position_embeddings=16,
-    )  # fmt: skip
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        vocab_size=32,
+        max_position_embeddings=16,
+    )
     return LlamaForCausalLM(config)
 
 

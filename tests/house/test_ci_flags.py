@@ -17,8 +17,12 @@ def collect(*flags: str, ci: str | None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
     return subprocess.run(
         [*command, *flags, "tests/house/test_ci_flags.py"],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_ci_refuses_to_rewrite_golden_files() -> None:

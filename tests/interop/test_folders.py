@@ -82,10 +82,14 @@ def same(_anything: Any) -> None:
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("lora_alpha", "x"), ("target_modules", 5), ("target_modules", "(q"),
-        ("rank_pattern", ["a"]), ("rank_pattern", {"(q": 2}), ("layers_to_transform", "one"),
+        ("lora_alpha", "x"),
+        ("target_modules", 5),
+        ("target_modules", "(q"),
+        ("rank_pattern", ["a"]),
+        ("rank_pattern", {"(q": 2}),
+        ("layers_to_transform", "one"),
     ],
-)  # fmt: skip
+)
 def test_values_of_another_kind(option: str, value: Any) -> None:
     with pytest.raises(PeftError, match=option) as caught:
         check_options({**LORA, option: value})
@@ -106,11 +110,15 @@ CHANGES: dict[str, tuple[Callable[[Config], Any], Callable[[Tensors], Any], str,
     "bias": (lambda c: c.update(bias="vera_only"), same, "I904", "vera_only"),
     "dropout": (
         lambda c: c.update(use_dora=True, lora_dropout=0.1),
-        lambda t: [t.update({k.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(16)})
-                   for k in list(t) if "lora_A" in k],
-        "I904", "lora_dropout",
+        lambda t: [
+            t.update({k.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(16)})
+            for k in list(t)
+            if "lora_A" in k
+        ],
+        "I904",
+        "lora_dropout",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CHANGES)

@@ -22,8 +22,12 @@ QV = ["q", "v"]
 CASES: dict[str, tuple[Any, str]] = {
     "lora": (
         lambda: peft.LoraConfig(
-            r=4, lora_alpha=6, target_modules=QV, rank_pattern={"layers.1.q": 2},
-            alpha_pattern={"v": 3}, lora_dropout=0.25,
+            r=4,
+            lora_alpha=6,
+            target_modules=QV,
+            rank_pattern={"layers.1.q": 2},
+            alpha_pattern={"v": 3},
+            lora_dropout=0.25,
         ),
         'lora(r = 2, alpha = 6.0, p = 0.25)  at "layers.*.q" in layers[1]',
     ),
@@ -35,7 +39,9 @@ CASES: dict[str, tuple[Any, str]] = {
     ),
     "one layer, its biases": (
         lambda: peft.LoraConfig(
-            target_modules=["up", "v"], layers_to_transform=1, layers_pattern="layers",
+            target_modules=["up", "v"],
+            layers_to_transform=1,
+            layers_pattern="layers",
             bias="lora_only",
         ),
         'train  "layers.1.up.bias"',
@@ -48,11 +54,13 @@ CASES: dict[str, tuple[Any, str]] = {
     ),
     "embedding": (lambda: peft.LoraConfig(target_modules=["embed", "q"]), "embedding_lora("),
     "rslora of an embedding": (
-        lambda: peft.LoraConfig(target_modules=["embed"], use_rslora=True), "embedding_rslora("
+        lambda: peft.LoraConfig(target_modules=["embed"], use_rslora=True),
+        "embedding_rslora(",
     ),
     "dora": (lambda: peft.LoraConfig(target_modules=QV, use_dora=True, bias="all"), "dora("),
     "dora with rslora": (
-        lambda: peft.LoraConfig(target_modules=QV, use_dora=True, use_rslora=True), "rsdora("
+        lambda: peft.LoraConfig(target_modules=QV, use_dora=True, use_rslora=True),
+        "rsdora(",
     ),
     "ia3": (
         lambda: peft.IA3Config(target_modules=["q", "v", "up"], feedforward_modules=["up"]),
@@ -83,7 +91,8 @@ CASES: dict[str, tuple[Any, str]] = {
         "oft_neumann_3(b = 4)",
     ),
     "oft, 5 terms": (
-        lambda: peft.OFTConfig(oft_block_size=4, target_modules=QV), "oft_neumann_5(b = 4)"
+        lambda: peft.OFTConfig(oft_block_size=4, target_modules=QV),
+        "oft_neumann_5(b = 4)",
     ),
     "oft, 8 terms": (
         lambda: peft.OFTConfig(oft_block_size=4, target_modules=QV, num_cayley_neumann_terms=8),
@@ -103,13 +112,17 @@ CASES: dict[str, tuple[Any, str]] = {
     ),
     "fourierft": (
         lambda: peft.FourierFTConfig(
-            n_frequency=9, scaling=3.0, target_modules=QV, n_frequency_pattern={"1.v": 5},
+            n_frequency=9,
+            scaling=3.0,
+            target_modules=QV,
+            n_frequency_pattern={"1.v": 5},
             random_loc_seed=11,
         ),
         "fourierft(n = 5, alpha = 3.0, seed = 11)",
     ),
     "loha": (
-        lambda: peft.LoHaConfig(r=3, alpha=5, target_modules=QV, rank_pattern={"v": 2}), "loha(r"
+        lambda: peft.LoHaConfig(r=3, alpha=5, target_modules=QV, rank_pattern={"v": 2}),
+        "loha(r",
     ),
     "lokr": (lambda: peft.LoKrConfig(r=1, alpha=5, target_modules=["q"]), "lokr(r = 1"),
     "lokr, two splits": (
@@ -117,23 +130,27 @@ CASES: dict[str, tuple[Any, str]] = {
         "lokr(r = 1, alpha = 8.0, f = 2)",
     ),
     "lokr, rectangular": (
-        lambda: peft.LoKrConfig(r=1, target_modules=["v"]), "lokr_full_low(p = 2, q = 4"
+        lambda: peft.LoKrConfig(r=1, target_modules=["v"]),
+        "lokr_full_low(p = 2, q = 4",
     ),
     "lokr, second factor whole": (
-        lambda: peft.LoKrConfig(r=8, target_modules=["q", "v"]), "lokr_full_full("
+        lambda: peft.LoKrConfig(r=8, target_modules=["q", "v"]),
+        "lokr_full_full(",
     ),
     "lokr, both cut": (
         lambda: peft.LoKrConfig(r=1, decompose_both=True, target_modules=["q", "up"]),
         "lokr_low_low(",
     ),
     "c3a": (
-        lambda: peft.C3AConfig(block_size=4, target_modules=["q", "v", "up"],
-                               block_size_pattern={"up": 8}),
+        lambda: peft.C3AConfig(
+            block_size=4, target_modules=["q", "v", "up"], block_size_pattern={"up": 8}
+        ),
         "c3a(b = 8)",
     ),
     "hra": (lambda: peft.HRAConfig(r=4, target_modules=QV), "hra(r = 4)"),
     "hra, orthonormal": (
-        lambda: peft.HRAConfig(r=4, target_modules=QV, apply_GS=True), "orthonormal_hra(r = 4)"
+        lambda: peft.HRAConfig(r=4, target_modules=QV, apply_GS=True),
+        "orthonormal_hra(r = 4)",
     ),
     "randlora": (
         lambda: peft.RandLoraConfig(
@@ -157,7 +174,7 @@ CASES: dict[str, tuple[Any, str]] = {
         lambda: peft.LNTuningConfig(target_modules=["norm"], modules_to_save=["head"]),
         'train  "layers.0.norm"',
     ),
-}  # fmt: skip
+}
 
 
 class _Blocks:
@@ -246,9 +263,16 @@ def _check_equal(left: Any, right: Any) -> None:
 
 
 SAID_OTHERWISE = {
-    "target_modules", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern",
-    "n_frequency_pattern", "block_size_pattern", "peft_version", "sparse",
-}  # fmt: skip
+    "target_modules",
+    "layers_to_transform",
+    "layers_pattern",
+    "rank_pattern",
+    "alpha_pattern",
+    "n_frequency_pattern",
+    "block_size_pattern",
+    "peft_version",
+    "sparse",
+}
 """Options that name the same modules in another way; and `sparse`, which is how tensors started."""
 
 

@@ -145,10 +145,16 @@ def test_biases_of_positions_are_seen_by_running(tmp_path: Path) -> None:
             torch.manual_seed(0)
             return FalconForCausalLM(
                 FalconConfig(
-                    vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-                    alibi=True, multi_query=False, bos_token_id=1, eos_token_id=2,
+                    vocab_size=64,
+                    hidden_size=32,
+                    num_hidden_layers=2,
+                    num_attention_heads=4,
+                    alibi=True,
+                    multi_query=False,
+                    bos_token_id=1,
+                    eos_token_id=2,
                 )
-            ).eval()  # fmt: skip
+            ).eval()
 
     config = peft.PrefixTuningConfig(num_virtual_tokens=6, task_type="CAUSAL_LM")
     folder = stored(trained(config, falcon), tmp_path / "hf")

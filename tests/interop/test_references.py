@@ -8,9 +8,20 @@ from peftlang.diagnostics import PeftError
 from peftlang.verifying import compare, load_reference
 
 NAMES = [
-    "lora", "rslora", "dora", "ia3", "vera", "oft", "boft", "fourierft", "loha", "lokr", "hra",
-    "randlora", "miss",
-]  # fmt: skip
+    "lora",
+    "rslora",
+    "dora",
+    "ia3",
+    "vera",
+    "oft",
+    "boft",
+    "fourierft",
+    "loha",
+    "lokr",
+    "hra",
+    "randlora",
+    "miss",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -105,7 +105,9 @@ def turned(matrix: Expr) -> Expr:
 
 def computed(expr: Expr, *values: dict[str, Tensor], half: bool = False) -> Tensor:
     held = {name: value for given in values for name, value in given.items()}
-    found: Tensor = Interpreter(torch, {}, held.__getitem__, precise=casts.precise if half else None)(expr)
+    found: Tensor = Interpreter(
+        torch, {}, held.__getitem__, precise=casts.precise if half else None
+    )(expr)
     return found
 
 

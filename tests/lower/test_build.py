@@ -52,11 +52,14 @@ def test_the_self_contained_text_builds_the_same(spec: str | Path) -> None:
         ("lora", {"overrides": ["composition h = h + 2 * delta", "sharing A, B across layers"]}),
         ("lora", {"overrides": ["function = delta = B @ gelu(A @ x), penalty sum(A)"]}),
         ("vera", {"overrides": ["sharing none"]}),
-        ("prefix", {"overrides": ["composition k = concat(P_v, k), composition v = concat(P_k, v)"]}),  # noqa: E501
+        (
+            "prefix",
+            {"overrides": ["composition k = concat(P_v, k), composition v = concat(P_k, v)"]},
+        ),
         ("prefix_gated", {"args": {"l": 3}, "at": "attn.core in decoder"}),
         ("houlsby", {"args": {"act": "relu"}, "at": '"encoder.*" where d_h > 8'}),
     ],
-)  # fmt: skip
+)
 def test_changes_are_in_the_text(name: str, changes: dict[str, Any]) -> None:
     adapter = build(load(name), **changes)
     assert dumps.adapter(adapter) != dumps.adapter(build(load(name)))
@@ -182,8 +185,10 @@ def test_methods_of_one_name_from_two_files(tmp_path: Path) -> None:
     )
     adapter = build(load(tmp_path / "main.peft"))
     assert [(use.label, use.args["s"]) for use in adapter.uses] == [
-        ("m", 1.0), ("m_2", 2.0), ("m_3", 1.0)
-    ]  # fmt: skip
+        ("m", 1.0),
+        ("m_2", 2.0),
+        ("m_3", 1.0),
+    ]
     assert dumps.adapter(build(load(adapter.source))) == dumps.adapter(adapter)
 
 
@@ -193,8 +198,9 @@ def test_entries_say_what_there_is() -> None:
     assert entry.name == "lora"
     assert "Hu et al." in entry.doc
     assert [(h.name, h.kind, h.default) for h in entry.hypers][:2] == [
-        ("r", "int", 8), ("alpha", "float", 16.0)
-    ]  # fmt: skip
+        ("r", "int", 8),
+        ("alpha", "float", 16.0),
+    ]
     assert load(TWO).methods[0].hypers[1].default is None
 
 

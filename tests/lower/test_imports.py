@@ -65,9 +65,16 @@ def test_a_file_that_imports_itself(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["../out.peft", "/etc/passwd", "sub/../../out.peft", "..", "C:\\\\x.peft", "link.peft",
-     "folder/out.peft"],
-)  # fmt: skip
+    [
+        "../out.peft",
+        "/etc/passwd",
+        "sub/../../out.peft",
+        "..",
+        "C:\\\\x.peft",
+        "link.peft",
+        "folder/out.peft",
+    ],
+)
 def test_nothing_outside_of_the_folder_is_read(tmp_path: Path, path: str) -> None:
     inside = tmp_path / "inside"
     (inside / "sub").mkdir(parents=True)

@@ -15,8 +15,18 @@ from peftlang.verifying.tokens import Tokens
 from tests.lower import dumps
 
 ROWS, TOKENS = 2, 3
-SIZES = {"d_x": 4, "d_h": 6, "r": 2, "n": 3, "layers": 2, "layer": 1, "d_head": 2, "heads": 3,
-         "kv_heads": 3, "vocab": 7}  # fmt: skip
+SIZES = {
+    "d_x": 4,
+    "d_h": 6,
+    "r": 2,
+    "n": 3,
+    "layers": 2,
+    "layer": 1,
+    "d_head": 2,
+    "heads": 3,
+    "kv_heads": 3,
+    "vocab": 7,
+}
 LEAD = {Level.CONST: (), Level.EXAMPLE: (ROWS,), Level.TOKEN: (ROWS, TOKENS)}
 
 HEAD = """method m(r: int = 2, n: int = 3, s: float = 0.5, act: fn = gelu) {
@@ -31,13 +41,33 @@ HEAD = """method m(r: int = 2, n: int = 3, s: float = 0.5, act: fn = gelu) {
     param c[n] ~ normal
     position attn.q
 """
-NAMES = ["x", "h", "W", "b", "A", "B", "C", "v", "S", "E", "c", "task", "tone", "r", "n", "s",
-         "layer", "d_h", "u"]  # fmt: skip
+NAMES = [
+    "x",
+    "h",
+    "W",
+    "b",
+    "A",
+    "B",
+    "C",
+    "v",
+    "S",
+    "E",
+    "c",
+    "task",
+    "tone",
+    "r",
+    "n",
+    "s",
+    "layer",
+    "d_h",
+    "u",
+]
 FUNCTIONS = [name for name in BUILTINS if name.isidentifier()]
 leaves = st.one_of(
-    st.sampled_from(NAMES), st.sampled_from(["2", "0.5", "1", "0", "1e-3", "2.0"]),
+    st.sampled_from(NAMES),
+    st.sampled_from(["2", "0.5", "1", "0", "1e-3", "2.0"]),
     st.sampled_from(["B @ (A @ x)", "W @ x", "A @ x", "C @ (A @ x)", "B @ A", "C[task]"]),
-)  # fmt: skip
+)
 
 
 OPERATORS = st.sampled_from(["+", "-", "*", "/", "@", "**"])
@@ -52,7 +82,7 @@ def _larger(below: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
         st.builds("{}({}{})".format, st.sampled_from([*FUNCTIONS, "act"]), below, over),
         st.builds("{}({}, {})".format, st.sampled_from(FUNCTIONS), below, below),
         st.builds("reshape({}, {}, {})".format, below, below, below),
-    )  # fmt: skip
+    )
 
 
 EXPRESSIONS = st.recursive(leaves, _larger, max_leaves=6)
@@ -115,18 +145,56 @@ def tensors(method: Any) -> dict[str, torch.Tensor]:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.sampled_from([
-    "method m {", "method m(r: int = 2) {", "}", "adapter a {", "adapter a(r: int = 2) {",
-    "m()", "m(r = r)", "a()", "at attn.q", "at ffn, norm in layers[0..r]",
-            "with insertion parallel",
-    "with composition h = h * r", "train bias", "train attn.core", "from lora import lora",
-    "from lora import rola as m", "lora(r = 0)", "lora(p = 2)", "param p[d_h] ~ zeros",
-    "param p[r, d_x] ~ normal(std = r)", "buffer p[n] ~ W", "let h = p", "let p = q", "let q = p",
-    "function delta = p * h", "function delta = x", "composition W = W + p", "insertion sequential",
-    "position attn.core, ffn", "position \"*\"", "position prompt", "sharing p across model",
-    "sharing none", "penalty sum(p)", "rate p = 2.0 * r", "ensure mergeable", "ensure rank(W) <= r",
-    "ensure equivalent(m(r = 1))", "ensure trainable == d_h", "input p : index(r)", "input i : int",
-]), max_size=14))  # fmt: skip
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                "method m {",
+                "method m(r: int = 2) {",
+                "}",
+                "adapter a {",
+                "adapter a(r: int = 2) {",
+                "m()",
+                "m(r = r)",
+                "a()",
+                "at attn.q",
+                "at ffn, norm in layers[0..r]",
+                "with insertion parallel",
+                "with composition h = h * r",
+                "train bias",
+                "train attn.core",
+                "from lora import lora",
+                "from lora import rola as m",
+                "lora(r = 0)",
+                "lora(p = 2)",
+                "param p[d_h] ~ zeros",
+                "param p[r, d_x] ~ normal(std = r)",
+                "buffer p[n] ~ W",
+                "let h = p",
+                "let p = q",
+                "let q = p",
+                "function delta = p * h",
+                "function delta = x",
+                "composition W = W + p",
+                "insertion sequential",
+                "position attn.core, ffn",
+                'position "*"',
+                "position prompt",
+                "sharing p across model",
+                "sharing none",
+                "penalty sum(p)",
+                "rate p = 2.0 * r",
+                "ensure mergeable",
+                "ensure rank(W) <= r",
+                "ensure equivalent(m(r = 1))",
+                "ensure trainable == d_h",
+                "input p : index(r)",
+                "input i : int",
+            ]
+        ),
+        max_size=14,
+    )
+)
 def test_random_clauses_never_raise(lines: list[str]) -> None:
     found = check([Source("s", "\n".join(lines))])
     assert {diagnostic.code for diagnostic in found} <= set(CODES)

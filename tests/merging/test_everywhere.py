@@ -22,10 +22,10 @@ from peftlang.merging import folded_weights
 from peftlang.models import PRESETS, build, example_inputs
 from peftlang.passes.fold import Folded
 from peftlang.verifying.adapted_model import output_of, varied
-from tests.methods.harness import randomise, spec
-from tests.methods.library_specs import library, promises, small_arguments
 from tests.adapting import NAME
 from tests.adapting import adapted as adapted_base
+from tests.methods.harness import randomise, spec
+from tests.methods.library_specs import library, promises, small_arguments
 
 MERGEABLE = [path for path in library() if promises(path, "mergeable")]
 SECOND = "second"

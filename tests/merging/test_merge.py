@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 import peftlang
-from peftlang.models import build
 from peftlang.capture import is_adapters
+from peftlang.models import build
+from tests import adapting
 from tests.methods.harness import batch, randomise, spec
 from tests.methods.library_specs import library, one_of_each_kind, promises, small_arguments
-from tests import adapting
 
 PRESETS = ("tiny-llama", "tiny-gpt2", "tiny-bert", "tiny-t5")
 MERGEABLE = [path for path in library() if promises(path, "mergeable")]

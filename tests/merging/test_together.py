@@ -118,9 +118,12 @@ SEQUENCES: list[list[tuple[bool, tuple[str, ...]]]] = [
 
 
 def one_after_the_other(
-    x: Tensor, weight: Tensor, rows: int, methods: list[tuple[bool, tuple[str, ...]]],
+    x: Tensor,
+    weight: Tensor,
+    rows: int,
+    methods: list[tuple[bool, tuple[str, ...]]],
     tensors: list[dict[str, Tensor]],
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """What methods make of a projection that act on all of it, or (True) on the first rows."""
     shared, own, found = x, None, []
     for (part, clauses), trained in zip(methods, tensors, strict=True):

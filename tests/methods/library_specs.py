@@ -160,9 +160,11 @@ def _way(path: Path) -> frozenset[str]:
     for use in adapter.uses:
         method = use.method
         kinds = {
-            "inputs": method.inputs, "penalties": method.penalties, "taps": method.taps,
+            "inputs": method.inputs,
+            "penalties": method.penalties,
+            "taps": method.taps,
             "states": method.carries,
-        }  # fmt: skip
+        }
         found |= {kind for kind, entries in kinds.items() if entries}
     found |= {role for places in alternatives(path) for role in places if role == "prompt"}
     return frozenset(found)

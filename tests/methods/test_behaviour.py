@@ -24,6 +24,7 @@ from peftlang.ir.expr import Apply, postorder
 from peftlang.ir.positions import POSITIONS
 from peftlang.ir.reach import mixing
 from peftlang.models import PRESETS
+from tests.adapting import NAME, adapted
 from tests.methods import harness
 from tests.methods.library_specs import (
     alternatives,
@@ -36,7 +37,6 @@ from tests.methods.library_specs import (
     small_arguments,
     trains,
 )
-from tests.adapting import NAME, adapted
 
 NO_SITE = {"S402", "S405", "S407", "S412", "S413", "S415", "S416"}
 

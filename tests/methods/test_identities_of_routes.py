@@ -88,8 +88,14 @@ def test_styleinject_of_one_matrix_is_lora_and_a_sure_gate_chooses() -> None:
     site = at("styleinject", n=3, r=3, sizes={"batch": 1})
     mean = site.leaves["x"].detach().mean(1)[0]
     site.tensors["R"] = torch.stack([-mean, 1e4 * mean, -mean])
-    alike(site, "lora", r=3, alpha=3.0, sizes={"batch": 1},
-          given={"A": site.tensors["A"][1], "B": site.tensors["B"]})  # fmt: skip
+    alike(
+        site,
+        "lora",
+        r=3,
+        alpha=3.0,
+        sizes={"batch": 1},
+        given={"A": site.tensors["A"][1], "B": site.tensors["B"]},
+    )
 
 
 # Conditions, generated weights
@@ -111,8 +117,10 @@ def test_petalface_has_one_pair_at_each_end_and_their_mean_between() -> None:
     for quality, wanted in ((0.0, one), (1.0, two), (0.5, (one + two) / 2)):
         given = torch.full((2,), quality, dtype=torch.float64)
         same(conditioned(site, quality=given), wanted)
-    stacked = {"A": torch.cat([first["A"], second["A"]]),
-               "B": torch.cat([first["B"], second["B"]], 1) / 2}  # fmt: skip
+    stacked = {
+        "A": torch.cat([first["A"], second["A"]]),
+        "B": torch.cat([first["B"], second["B"]], 1) / 2,
+    }
     alike(at_middle(), "lora", r=6, alpha=6.0, given=stacked)
 
 

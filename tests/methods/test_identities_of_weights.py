@@ -42,8 +42,11 @@ def test_fourierft_is_a_sum_of_cosines() -> None:
 def test_rotations_keep_lengths() -> None:
     x = torch.randn(5, 12).double()
     for site, name in (
-        (at("goft"), "R"), (at("boft", b=2), "R"), (at("oft", b=4), "R"), (at("hra", r=4), "H"),
-    ):  # fmt: skip
+        (at("goft"), "R"),
+        (at("boft", b=2), "R"),
+        (at("oft", b=4), "R"),
+        (at("hra", r=4), "H"),
+    ):
         same((x @ named(site, name)).norm(dim=1), x.norm(dim=1))
 
 
@@ -146,8 +149,12 @@ def test_mixphms_mean_is_that_of_the_matrices_where_the_function_is_linear() -> 
     for act, equal in (("identity", True), ("gelu", False)):
         site = at("mixphm", "ffn", N=3, n=2, r=4, act=act)
         plain = at("houlsby", "ffn", r=4, act=act)
-        given = {"W_d": named(site, "D").mean(0), "W_u": named(site, "U"),
-                 "b_d": torch.zeros(4).double(), "b_u": torch.zeros(12).double()}  # fmt: skip
+        given = {
+            "W_d": named(site, "D").mean(0),
+            "W_u": named(site, "U"),
+            "b_d": torch.zeros(4).double(),
+            "b_u": torch.zeros(12).double(),
+        }
         merged = plain.run(tensors=given, leaves=site.leaves).h
         assert torch.allclose(site.run().h, merged, atol=1e-10) == equal
 
@@ -208,6 +215,10 @@ def test_adalink_folds_into_the_table() -> None:
 def test_attention_of_one_token_is_a_bottleneck_adapter() -> None:
     """The history's booster with nothing to attend to: its attention is the identity."""
     site = at("vln_petl", "attn", use=2, m=2, e=3, sizes={"tokens": 1, "keys": 1})
-    plain = {"W_d": site.tensors["D"].flatten(0, 1), "W_u": site.tensors["U"],
-             "b_d": torch.zeros(6).double(), "b_u": torch.zeros(12).double()}  # fmt: skip
+    plain = {
+        "W_d": site.tensors["D"].flatten(0, 1),
+        "W_u": site.tensors["U"],
+        "b_d": torch.zeros(6).double(),
+        "b_u": torch.zeros(12).double(),
+    }
     alike(site, "houlsby", "attn", r=6, act="identity", given=plain, sizes={"tokens": 1, "keys": 1})

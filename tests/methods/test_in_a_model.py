@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.recorded import lent
 from torch import Tensor, nn
 
 import peftlang
@@ -25,7 +26,6 @@ from tests.methods.references.in_place import InPlace, gradients
 from tests.methods.references.weights import relative_error
 from tests.methods.test_behaviour import extra_inputs
 from tests.oracles.plain import REFERENCES
-from tests.recorded import lent
 
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 
@@ -78,9 +78,13 @@ def test_equals_its_reference_at_every_site(path: Path, preset: str) -> None:
         randomise(adapter.tensors(), scale=0.1)
         given, tensors = numbers(extra_inputs(adapter)), dict(adapter.tensors())
         there = InPlace(
-            copy.deepcopy(base).requires_grad_(False), ANATOMIES[preset], adapter.plan,
-            PythonReference(REFERENCES / f"{path.stem}.py"), tensors, given,
-        )  # fmt: skip
+            copy.deepcopy(base).requires_grad_(False),
+            ANATOMIES[preset],
+            adapter.plan,
+            PythonReference(REFERENCES / f"{path.stem}.py"),
+            tensors,
+            given,
+        )
         for call in (inputs, longer(inputs)):
             with torch.no_grad():
                 plain = base(**call).logits

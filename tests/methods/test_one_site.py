@@ -143,17 +143,28 @@ LIBRARY: dict[str, tuple[Args, Callable[[], Any], Copy]] = {
     "c3a": ({"b": 8}, lambda: peft.C3AConfig(target_modules=["only"], block_size=8), _c3a),
     "hra": ({"r": R}, lambda: peft.HRAConfig(target_modules=["only"], r=R), _hra),
     "miss": ({"r": R}, lambda: peft.MissConfig(target_modules=["only"], r=R), _miss),
-    "randlora": ({"r": R, "alpha": 8.0}, lambda: peft.RandLoraConfig(
-        target_modules=["only"], r=R, randlora_alpha=8), _randlora),
+    "randlora": (
+        {"r": R, "alpha": 8.0},
+        lambda: peft.RandLoraConfig(target_modules=["only"], r=R, randlora_alpha=8),
+        _randlora,
+    ),
     "hira": ({"r": R}, lambda: peft.HiraConfig(target_modules=["only"], r=R), _hira),
-    "gralora": ({"r": 8, "k": 4, "alpha": 6.0}, lambda: peft.GraloraConfig(
-        target_modules=["only"], r=8, gralora_k=4, alpha=6), _gralora),
+    "gralora": (
+        {"r": 8, "k": 4, "alpha": 6.0},
+        lambda: peft.GraloraConfig(target_modules=["only"], r=8, gralora_k=4, alpha=6),
+        _gralora,
+    ),
     "road": ({"g": 8}, lambda: peft.RoadConfig(target_modules=["only"], group_size=8), _road),
-    "vb_lora": ({"r": R, "n": 10, "b": 8, "k": 3}, lambda: peft.VBLoRAConfig(
-        target_modules=["only"], r=R, num_vectors=10, vector_length=8, topk=3), _vb_lora),
+    "vb_lora": (
+        {"r": R, "n": 10, "b": 8, "k": 3},
+        lambda: peft.VBLoRAConfig(
+            target_modules=["only"], r=R, num_vectors=10, vector_length=8, topk=3
+        ),
+        _vb_lora,
+    ),
     "pissa": ({"r": R, "alpha": 8.0}, lambda: _low_rank("pissa"), _lora),
     "olora": ({"r": R, "alpha": 8.0}, lambda: _low_rank("olora"), _lora),
-}  # fmt: skip
+}
 
 
 class Holder(nn.Module):

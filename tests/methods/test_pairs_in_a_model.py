@@ -11,7 +11,6 @@ import itertools
 from typing import Any
 
 import pytest
-import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -20,6 +19,8 @@ from peftlang.ir.plan import TRAINED
 from peftlang.models import build, example_inputs
 from peftlang.verifying.adapted_model import varied
 from peftlang.verifying.references.python_reference import PythonReference
+from tests import adapting
+from tests.adapting import NAME
 from tests.methods.harness import randomise, spec
 from tests.methods.library_specs import small_arguments
 from tests.methods.references.anatomy import ANATOMIES
@@ -27,15 +28,25 @@ from tests.methods.references.in_place import InPlace, gradients
 from tests.methods.references.weights import relative_error
 from tests.methods.test_in_a_model import CLOSE, numbers, with_special_tokens
 from tests.oracles.plain import REFERENCES
-from tests import adapting
-from tests.adapting import NAME
 
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 
 PRESET, SECOND = "tiny-gpt2", "second"
 
-ACTING = ("lora", "ia3", "miss", "adapter_bias", "road", "adalink", "prefix", "parallel_adapter",
-          "pfeiffer", "houlsby", "pasta", "loreft")  # fmt: skip
+ACTING = (
+    "lora",
+    "ia3",
+    "miss",
+    "adapter_bias",
+    "road",
+    "adalink",
+    "prefix",
+    "parallel_adapter",
+    "pfeiffer",
+    "houlsby",
+    "pasta",
+    "loreft",
+)
 """At projections, what they read and give, embeddings, attention, sub-layers and whole layers."""
 
 OUTER = {"parallel_adapter": 1, "pfeiffer": 1, "houlsby": 1, "loreft": 2}

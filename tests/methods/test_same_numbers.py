@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests import adapting
 from tests.methods import cases, harness
 from tests.methods.harness import Case, Run
 from tests.methods.references import library
 from tests.methods.references.methods import REFERENCES
 from tests.methods.references.weights import relative_error
-from tests import adapting
 
 # Dynamo looks at `.grad` of a graph's inputs after a graph break and hides the warning, which an
 # error filter turns into an exception before it can be hidden.
@@ -58,10 +58,10 @@ class Adapted:
 
 
 @pytest.fixture(scope="module", params=cases.all_cases(), ids=str)
-def prepared(request: pytest.FixtureRequest) -> Iterator[Adapted]:
+def prepared(request: pytest.FixtureRequest) -> Adapted:
     case: Case = request.param
     base = harness.base(case.preset, case.attention)
-    yield Adapted(case, *adapting.adapted(base, harness.spec(case.method), **case.args))
+    return Adapted(case, *adapting.adapted(base, harness.spec(case.method), **case.args))
 
 
 @pytest.fixture

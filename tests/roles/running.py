@@ -12,9 +12,9 @@ from peftlang.capture import ModelNames, capture, fastpath_disabled, graphs_of
 from peftlang.ir.plan import Site
 from peftlang.models import build, example_inputs
 from peftlang.passes.decompose import write_out
+from peftlang.passes.roles import roles
 from peftlang.sites.locate import locate
 from peftlang.sites.occurrence import Located, Occurrence
-from peftlang.passes.roles import roles
 
 
 def positions(model: nn.Module, inputs: dict[str, Any] | None = None) -> list[Site]:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from peftlang.ir.plan import Rows, Site
 from peftlang.graph.slices import as_rows
+from peftlang.ir.plan import Rows, Site
 from tests.roles.running import made, positions, real_inputs, watched
 
 FUSED = ["tiny-gpt2", "tiny-gpt-neox", "tiny-phi3", "tiny-transformer-encoder"]

@@ -9,9 +9,9 @@ from torch.nn import functional
 
 from peftlang.capture import capture
 from peftlang.ir.plan import Site
-from peftlang.sites.missing import found_instead
-from peftlang.sites.containers import modules
 from peftlang.passes.roles import roles
+from peftlang.sites.containers import modules
+from peftlang.sites.missing import found_instead
 from tests.roles.running import made, positions
 
 X = torch.zeros(2, 7, 32)

@@ -12,20 +12,41 @@ STACKS = ("encoder", "decoder")
 
 def _block(side: str, layer: int) -> Site:
     path = f"{side}.{layer}"
-    return Site(id=f"{path}#block", role="block", path=path, stack=side, side=side, layer=layer,
-                dims={"layers": 2})  # fmt: skip
+    return Site(
+        id=f"{path}#block",
+        role="block",
+        path=path,
+        stack=side,
+        side=side,
+        layer=layer,
+        dims={"layers": 2},
+    )
 
 
 def _linear(side: str, layer: int) -> Site:
     path = f"{side}.{layer}.fc"
-    return Site(id=f"{path}#linear", role="linear", path=path, stack=side, side=side, layer=layer,
-                weight=f"{path}.weight", bias=f"{path}.bias",
-                dims={"layers": 2, "d_h": 8 + layer})  # fmt: skip
+    return Site(
+        id=f"{path}#linear",
+        role="linear",
+        path=path,
+        stack=side,
+        side=side,
+        layer=layer,
+        weight=f"{path}.weight",
+        bias=f"{path}.bias",
+        dims={"layers": 2, "d_h": 8 + layer},
+    )
 
 
 def _norm(side: str) -> Site:
-    return Site(id=f"{side}.norm#norm", role="norm", path=f"{side}.norm", side=side,
-                weight=f"{side}.norm.weight", bias=f"{side}.norm.bias")  # fmt: skip
+    return Site(
+        id=f"{side}.norm#norm",
+        role="norm",
+        path=f"{side}.norm",
+        side=side,
+        weight=f"{side}.norm.weight",
+        bias=f"{side}.norm.bias",
+    )
 
 
 SITES = [
@@ -51,8 +72,19 @@ def biases(*owners: str) -> set[str]:
 @pytest.mark.parametrize(
     ("selector", "owners"),
     [
-        ("bias", ("head", "encoder.0.fc", "encoder.1.fc", "encoder.1.odd", "encoder.norm",
-                  "decoder.0.fc", "decoder.1.fc", "decoder.norm")),
+        (
+            "bias",
+            (
+                "head",
+                "encoder.0.fc",
+                "encoder.1.fc",
+                "encoder.1.odd",
+                "encoder.norm",
+                "decoder.0.fc",
+                "decoder.1.fc",
+                "decoder.norm",
+            ),
+        ),
         ("bias in decoder", ("decoder.0.fc", "decoder.1.fc", "decoder.norm")),
         ("bias in layers[1..]", ("encoder.1.fc", "encoder.1.odd", "decoder.1.fc")),
         ("(bias in layers[0]) in encoder", ("encoder.0.fc",)),
@@ -60,7 +92,7 @@ def biases(*owners: str) -> set[str]:
         ("bias except (bias in encoder)", ("head", "decoder.0.fc", "decoder.1.fc", "decoder.norm")),
         ("norm.bias in encoder", ("encoder.norm",)),
     ],
-)  # fmt: skip
+)
 def test_a_scope_narrows_what_trains(selector: str, owners: tuple[str, ...]) -> None:
     assert trained(selector) == biases(*owners)
 

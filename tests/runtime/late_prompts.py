@@ -25,10 +25,14 @@ method late(l: int = {LENGTH}, k: int = {K}) {{
 }}
 """
 STACKS = {
-    "tiny-llama": "model.layers", "tiny-gpt2": "transformer.h", "tiny-bert": "bert.encoder.layer",
-    "tiny-t5": "encoder.block", "tiny-opt": "model.decoder.layers", "tiny-vit": "vit.layers",
+    "tiny-llama": "model.layers",
+    "tiny-gpt2": "transformer.h",
+    "tiny-bert": "bert.encoder.layer",
+    "tiny-t5": "encoder.block",
+    "tiny-opt": "model.decoder.layers",
+    "tiny-vit": "vit.layers",
     "tiny-mistral": "model.layers",
-}  # fmt: skip
+}
 CAUSAL = {"tiny-llama", "tiny-gpt2", "tiny-opt", "tiny-mistral"}
 KEPT = {"tiny-t5"}
 """Where the soft tokens stay in what the layers hand back: a decoder reads them."""
@@ -80,9 +84,15 @@ def _without(result: Any, count: int) -> Any:
 
 
 def _given(
-    preset: str, model: Any, prompt: Tensor | None, count: int, mask: Tensor, layer: Any,
-    args: Any, kwargs: Any,
-) -> tuple[tuple[()], dict[str, Any]]:  # fmt: skip
+    preset: str,
+    model: Any,
+    prompt: Tensor | None,
+    count: int,
+    mask: Tensor,
+    layer: Any,
+    args: Any,
+    kwargs: Any,
+) -> tuple[tuple[()], dict[str, Any]]:
     bound = inspect.signature(layer.forward).bind(*args, **kwargs)
     named = {**bound.arguments, **bound.arguments.pop("kwargs", {})}
     h = named["hidden_states"]

@@ -1,4 +1,4 @@
-"""What somebody else compiles around an adapted model is the adapted model: never the base alone."""
+"""What others compile around an adapted model is the adapted model: never the base alone."""
 
 import os
 import subprocess
@@ -229,7 +229,9 @@ def test_a_frame_that_dynamo_skips(spec: str, conditional: bool) -> None:
     model = Outer().eval()
     peftlang.compile(model, spec, **({"at": "linear"} if spec == "lora" else {}))
     for name, value in peftlang.adapters(model)["default"].parameters().items():
-        value.data.add_(torch.randn(value.shape, generator=torch.Generator().manual_seed(len(name))))
+        value.data.add_(
+            torch.randn(value.shape, generator=torch.Generator().manual_seed(len(name)))
+        )
     model.inner.conditional = conditional
     wanted = model(example())
     with peftlang.disabled(model):

@@ -52,8 +52,11 @@ def test_loads_bit_for_bit(model: nn.Module, folder: Path) -> None:
     assert all(torch.equal(mine[n], theirs[n]) for n in mine)
     assert torch.equal(logits(loaded), logits(model))
     assert set(contents(folder)) == {
-        "adapter.peft", "plan.json", "adapter.safetensors", "adapter.json",
-    }  # fmt: skip
+        "adapter.peft",
+        "plan.json",
+        "adapter.safetensors",
+        "adapter.json",
+    }
 
 
 def test_saves_again_what_it_loaded(folder: Path, tmp_path: Path) -> None:

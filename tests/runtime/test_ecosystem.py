@@ -59,9 +59,14 @@ def check_gradients(model: Any, preset: str, close: float = 50 * CLOSE) -> None:
 
 @pytest.mark.parametrize(
     ("preset", "reentrant"),
-    [("tiny-llama", False), ("tiny-llama", True), ("tiny-gpt2", False), ("tiny-t5", True),
-     ("tiny-bert", False)],
-)  # fmt: skip
+    [
+        ("tiny-llama", False),
+        ("tiny-llama", True),
+        ("tiny-gpt2", False),
+        ("tiny-t5", True),
+        ("tiny-bert", False),
+    ],
+)
 def test_gradient_checkpointing(preset: str, reentrant: bool) -> None:
     model: Any = adapted(preset)
     model.activation_checkpointing_enable({"use_reentrant": reentrant})

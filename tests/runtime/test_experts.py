@@ -222,10 +222,18 @@ def test_experts_in_a_loop_of_the_models_own_are_said_to_be_taken_one_by_one() -
 
 SHARED = {
     "qwen2_moe": {"num_experts": 4, "shared_expert_intermediate_size": 24},
-    "deepseek_v3": {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "kv_lora_rank": 8,
-                    "first_k_dense_replace": 0, "q_lora_rank": 8, "qk_rope_head_dim": 4,
-                    "qk_nope_head_dim": 4, "v_head_dim": 8},
-}  # fmt: skip
+    "deepseek_v3": {
+        "n_routed_experts": 4,
+        "n_group": 1,
+        "topk_group": 1,
+        "kv_lora_rank": 8,
+        "first_k_dense_replace": 0,
+        "q_lora_rank": 8,
+        "qk_rope_head_dim": 4,
+        "qk_nope_head_dim": 4,
+        "v_head_dim": 8,
+    },
+}
 
 
 @pytest.mark.parametrize("kind", SHARED)
@@ -233,9 +241,17 @@ def test_a_shared_expert_is_of_the_whole_block(kind: str) -> None:
     """What all tokens read is added to what single experts make: `ffn` is both."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "moe_intermediate_size": 24,
-             "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 4,
-             "num_experts_per_tok": 2, "vocab_size": 512, "pad_token_id": 0}  # fmt: skip
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "moe_intermediate_size": 24,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "num_experts_per_tok": 2,
+        "vocab_size": 512,
+        "pad_token_id": 0,
+    }
     config = AutoConfig.for_model(kind, **(sizes | SHARED[kind]))
     model = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():

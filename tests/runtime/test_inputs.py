@@ -95,12 +95,19 @@ def test_missing(model: nn.Module) -> None:
 @pytest.mark.parametrize(
     "bad",
     [
-        {"task": 3}, {"task": -1}, {"task": [0, 7]}, {"task": 1.5}, {"task": "one"},
-        {"task": [[0, 1]]}, {"task": [0, 1, 2]}, {"strength": [[1.0]]}, {"task": None},
+        {"task": 3},
+        {"task": -1},
+        {"task": [0, 7]},
+        {"task": 1.5},
+        {"task": "one"},
+        {"task": [[0, 1]]},
+        {"task": [0, 1, 2]},
+        {"strength": [[1.0]]},
+        {"task": None},
         {"tusk": 1},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_values_that_do_not_fit(model: nn.Module, bad: dict[str, Any]) -> None:
     before = run(model, task=0, strength=1.0)
     with pytest.raises(peftlang.PeftError) as error:  # noqa: SIM117

@@ -56,9 +56,15 @@ def test_a_column_of_the_data_or_a_value_around_the_training(tmp_path: Path) -> 
 
     def train(tasks: tuple[int, ...] | None) -> Any:
         arguments = TrainingArguments(
-            output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=4, report_to=[],
-            use_cpu=True, save_strategy="no", disable_tqdm=True, remove_unused_columns=False,
-        )  # fmt: skip
+            output_dir=str(tmp_path),
+            max_steps=1,
+            per_device_train_batch_size=4,
+            report_to=[],
+            use_cpu=True,
+            save_strategy="no",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+        )
         return Trainer(model, arguments, train_dataset=Rows(tasks)).train()
 
     train((2, 2, 0, 2))

@@ -210,9 +210,13 @@ TAP = "tap y[n, d_h] = block.h in layers[0]"
 
 @pytest.mark.parametrize(
     ("source", "tap"),
-    [("h[0]", ""), ("mean(h, over tokens)", ""), ("mean(y, over n)", TAP),
-     ("reshape(part(h, 0, 1), d_h)", "")],
-)  # fmt: skip
+    [
+        ("h[0]", ""),
+        ("mean(h, over tokens)", ""),
+        ("mean(y, over n)", TAP),
+        ("reshape(part(h, 0, 1), d_h)", ""),
+    ],
+)
 def test_made_of_other_hidden_states(source: str, tap: str) -> None:
     """Of what the layer reads, or another one gives; where they average, padding is left out."""
     model = late("tiny-bert", MADE.replace("FROM", source).replace("TAP", tap))

@@ -205,8 +205,11 @@ def test_answers_are_found_behind_the_prompt() -> None:
     places = torch.tensor([2, 3])
     out = model(input_ids=ids(), start_positions=places, end_positions=places + 1)
     assert out.start_logits.shape == (2, TOKENS)
-    likeliest = model(input_ids=ids(), start_positions=out.start_logits.argmax(1),
-                      end_positions=out.end_logits.argmax(1))  # fmt: skip
+    likeliest = model(
+        input_ids=ids(),
+        start_positions=out.start_logits.argmax(1),
+        end_positions=out.end_logits.argmax(1),
+    )
     assert likeliest.loss < out.loss
 
 
@@ -303,12 +306,18 @@ def test_trainer(tmp_path: Path) -> None:
     trainer = transformers.Trainer(
         model,
         transformers.TrainingArguments(
-            str(tmp_path), max_steps=2, per_device_train_batch_size=2, report_to=[],
-            use_cpu=True, save_strategy="no", learning_rate=0.1, disable_tqdm=True,
+            str(tmp_path),
+            max_steps=2,
+            per_device_train_batch_size=2,
+            report_to=[],
+            use_cpu=True,
+            save_strategy="no",
+            learning_rate=0.1,
+            disable_tqdm=True,
         ),
         train_dataset=rows,
         eval_dataset=rows,
-    )  # fmt: skip
+    )
     trainer.train()
     assert not torch.equal(prompt_of(model), before)
     predicted = trainer.predict(rows)  # type: ignore[arg-type]

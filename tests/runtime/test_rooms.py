@@ -20,9 +20,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:
 
 def layers_of(preset: str, model: Any) -> nn.ModuleList:
     where = {
-        "tiny-vit": "vit.layers", "tiny-clip": "vision_model.encoder.layers",
-        "tiny-whisper": "model.encoder.layers", "tiny-mlp": "body",
-    }  # fmt: skip
+        "tiny-vit": "vit.layers",
+        "tiny-clip": "vision_model.encoder.layers",
+        "tiny-whisper": "model.encoder.layers",
+        "tiny-mlp": "body",
+    }
     found = model.get_submodule(where[preset])
     assert isinstance(found, nn.ModuleList)
     return found

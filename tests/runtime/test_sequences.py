@@ -73,9 +73,12 @@ def attend(p: dict[str, Tensor], h: Tensor, _ids: Tensor, causal: bool) -> Tenso
 
 
 CASES: dict[str, tuple[str, Change]] = {
-    "conv": (CONV, conv), "full": (FULL, full), "norm": (NORM, norm), "pool": (POOL, pool),
+    "conv": (CONV, conv),
+    "full": (FULL, full),
+    "norm": (NORM, norm),
+    "pool": (POOL, pool),
     "attention": (ATTEND, attend),
-}  # fmt: skip
+}
 
 
 def rowwise(preset: str, model: nn.Module, change: Change, mask: Tensor, rows: Tensor) -> Any:

@@ -93,7 +93,7 @@ adapter outer {
         ("sharing A across uses\n    sharing A across up, down", "M301", "said twice"),
         ("sharing A across", "P012", "expected a name"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_shared(clause: str, code: str, says: str) -> None:
     with pytest.raises(PeftError, match=says) as error:
         load(spec(clause=clause))

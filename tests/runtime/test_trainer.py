@@ -48,10 +48,17 @@ class Rows(Dataset[dict[str, Tensor]]):
 
 def trainer(model: nn.Module, folder: Path, **options: Any) -> Trainer:
     chosen: dict[str, Any] = {
-        "output_dir": str(folder), "max_steps": STEPS, "per_device_train_batch_size": 3,
-        "learning_rate": 0.02, "report_to": [], "use_cpu": True, "logging_steps": 1,
-        "save_strategy": "no", "disable_tqdm": True, "seed": 3,
-    }  # fmt: skip
+        "output_dir": str(folder),
+        "max_steps": STEPS,
+        "per_device_train_batch_size": 3,
+        "learning_rate": 0.02,
+        "report_to": [],
+        "use_cpu": True,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "seed": 3,
+    }
     arguments = TrainingArguments(**(chosen | options))
     return Trainer(model, arguments, train_dataset=Rows(), eval_dataset=Rows(6))
 

@@ -42,10 +42,11 @@ class ByHand:
         def own(name: str) -> Tensor:
             use = "uniadapter" if side == "encoder" else "cross"
             (found,) = (
-                tensor for key, tensor in self.tensors.items()
+                tensor
+                for key, tensor in self.tensors.items()
                 if key.startswith(f"{use}.model.{side}.layers.{number}.")
                 and key.endswith(f".{name}")
-            )  # fmt: skip
+            )
             return found
 
         def after(_module: nn.Module, _given: Any, h: Tensor) -> Tensor:

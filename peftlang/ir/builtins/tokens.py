@@ -58,8 +58,8 @@ def _occurrence(call: Evaluation) -> Any:
 TOKENS = (
     Builtin("tokens", "tokens(first = n, last = m)", "1 for the first n and the last m tokens of "
             "the prompt, 0 for the others; padding and generated tokens do not count.", (0, 0),
-            _one_number, lambda c: c.site.sequence.token_mask(c.keywords), keywords=("first", "last"),
-            asks="places", sign="not negative"),
+            _one_number, lambda c: c.site.sequence.token_mask(c.keywords),
+            keywords=("first", "last"), asks="places", sign="not negative"),
     Builtin("token_is", "token_is(i, ...)", "1 for tokens whose id is one of these, 0 for the "
             "others and for padding. An id is a whole number, or a text: \"cls\" is the "
             "`cls_token_id` of the model's configuration, \"special\" every such id it has but "

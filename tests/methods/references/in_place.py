@@ -124,9 +124,10 @@ class InPlace:
 
     def _layer(self, site: Site) -> Layer:
         found = [
-            layer for layer in self.anatomy.layers
+            layer
+            for layer in self.anatomy.layers
             if layer.index == site.layer and layer.side in (None, site.side)
-        ]  # fmt: skip
+        ]
         assert len(found) == 1, site.id
         return found[0]
 
@@ -280,9 +281,16 @@ class InPlace:
             streams[carry.name] = state
         own = {n: self.leaves[group] for n, group in here.placement.tensors[site.id].items()}
         given = {
-            "site": self._facts(here, like, call), "params": Params(own),
-            "x": None, "h": None, "W": None, "b": None, **values, **self.given, **streams,
-        }  # fmt: skip
+            "site": self._facts(here, like, call),
+            "params": Params(own),
+            "x": None,
+            "h": None,
+            "W": None,
+            "b": None,
+            **values,
+            **self.given,
+            **streams,
+        }
         found = self.reference.call("reference", given, site.id)
         new: Values = {"h": found} if isinstance(found, Tensor) else dict(found)
         for carry in method.carries:
