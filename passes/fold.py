@@ -237,7 +237,7 @@ def _store_projection(host: Site, state: _State, weight: Tensor, offset: Tensor)
 
 def _run(job: Job, state: _State, tokens: Tensor) -> Tensor:
     """The adapted projection as a function of its input, ``[n, d_x]`` to ``[n, d_h]``."""
-    found = [(application, None, {}) for application in job.before]
+    found: list[Finding] = [(application, None, {}) for application in job.before]
     x = change_results(found, tokens, state.interpret)
     operands = Operands({"x": x, **_weights(job.host, state)})
     found = _found(job, operands, state)

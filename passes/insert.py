@@ -186,7 +186,7 @@ class _Writer:
         """The first node behind all that is read."""
         needed = {self.current(operation.occurrence, name) for name in read}
         needed |= {node for flow in operation.flows.values() for node in flow.arrived.values()}
-        last = next(n for n in reversed(self.work.graph.nodes) if n in needed)
+        last: Node = next(n for n in reversed(self.work.graph.nodes) if n in needed)
         while last.next.op == "placeholder":
             last = last.next
         return last.next

@@ -22,17 +22,17 @@ def roles(work: Planning) -> None:
     graph = work.graph
     assert graph is not None
     write_out(graph.graph, graph.calls)
-    sites = find_sites([graph])
+    sites = find_sites(graph)
     prompts = entrances(work.root, graph, sites)
     every = (*sites, *prompts.sites)
 
     def why_missing(role: str) -> str:
         if role.startswith("prompt"):
             return _no_prompt(role, prompts)
-        return found_instead(role, [graph], every)
+        return found_instead(role, graph, every)
 
     work.found = Survey(
-        graph, every, tuple(modules([graph], sites)), prompts.tables, grids(graph), why_missing
+        graph, every, tuple(modules(graph, sites)), prompts.tables, grids(graph), why_missing
     )
 
 

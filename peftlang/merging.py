@@ -163,7 +163,7 @@ def folded_weights(model: nn.Module, example_inputs: Any = None) -> Folded:
 def _folded(owner: Registry, example_inputs: Any) -> Folded:
     root = owner.root
     surveyed = survey(root, example_inputs) if example_inputs is not None else owner.survey
-    near = neighbours([surveyed.graph], surveyed.sites)
+    near = neighbours(surveyed.graph, surveyed.sites)
     with torch.no_grad():
         return fold(owner.plans(), base_parameters(root), owner.tensor, near, _tied(root))
 

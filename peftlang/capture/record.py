@@ -56,7 +56,8 @@ def record(
         PeftError: C706 if the model cannot be called so.
     """
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    inputs = {name: _here(value) for name, value in example_inputs.items()}
+    memo: dict[int, Tensor] = {}
+    inputs = {name: _here(value, memo) for name, value in example_inputs.items()}
     try:
         return _recorded(model, without_weights(model, fake), inputs, fake, training)
     except Exception as error:
@@ -78,13 +79,16 @@ def _unreadable(error: Exception, inputs: Mapping[str, Any]) -> PeftError:
     )
 
 
-def _here(value: Any) -> Any:
-    """An argument on the processor, with its values if it has any."""
+def _here(value: Any, memo: dict[int, Tensor]) -> Any:
+    """An argument on the processor, with its values if it has any; what is one tensor stays one."""
     if isinstance(value, Tensor):
-        return torch.zeros_like(value, device="cpu") if value.is_meta else value.detach().cpu()
+        if id(value) not in memo:
+            own = torch.zeros_like(value, device="cpu") if value.is_meta else value.detach().cpu()
+            memo[id(value)] = own
+        return memo[id(value)]
     if type(value) in {list, tuple}:
-        return type(value)(map(_here, value))
-    return {k: _here(v) for k, v in value.items()} if type(value) is dict else value
+        return type(value)(_here(item, memo) for item in value)
+    return {k: _here(v, memo) for k, v in value.items()} if type(value) is dict else value
 
 
 def _recorded(

@@ -22,8 +22,12 @@ FOLDED = "bkgd"
 def is_folded(site: Site, call: Node) -> bool:
     """Whether a product's queries are of one token, with heads in the place of tokens."""
     value = argument(call, 0, "query", default=None).meta.get(VALUE)
-    heads, own = site.dims["heads"], site.dims.get("kv_heads")
-    return own != heads and value.dim() == 4 and tuple(value.shape[1:3]) == (own, heads // own)
+    heads, own = site.dims["heads"], site.dims.get("kv_heads", 0)
+    return (
+        own not in {0, heads}
+        and value.dim() == 4
+        and tuple(value.shape[1:3]) == (own, heads // own)
+    )
 
 
 class AttentionView(SiteView):

@@ -68,7 +68,8 @@ class Rewriting:
             slot: Which value.
             like: What is known of it.
         """
-        for node in self.graph.find_nodes(op="placeholder"):
+        known: list[Node] = self.graph.find_nodes(op="placeholder")
+        for node in known:
             if node.meta.get(SLOT) == slot:
                 return node
         first = next(iter(self.graph.nodes))

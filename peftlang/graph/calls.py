@@ -23,9 +23,9 @@ class Region:
 
 def regions(flow: Flow, path: str) -> list[Region]:
     """The calls of the module at `path` that this graph inlines, in order."""
-    calls: dict[str, list[Node]] = {}
+    calls: dict[object, list[Node]] = {}
     for node in flow.order:
-        if key := flow.facts.call_key(node, path):
+        if (key := flow.facts.call_key(node, path)) is not None:
             calls.setdefault(key, []).append(node)
     found = (_region(flow, nodes) for nodes in calls.values())
     return [region for region in found if region]

@@ -120,7 +120,7 @@ class _Readers:
             finally:
                 for module, mode in modes:
                     module.training = mode
-            self._found = dict(neighbours([surveyed.graph], surveyed.sites).reader)
+            self._found = dict(neighbours(surveyed.graph, surveyed.sites).reader)
         return self._found
 
 

@@ -6,7 +6,7 @@ it. A piece is as late as it can be, so that little is kept.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -202,7 +202,8 @@ def _changes(node: Node) -> list[tuple[Operand, Any, Any]]:
     """Each operand of one of the model's own operations that is another now: old and new."""
     old_args, old_kwargs = node.meta[ASKED]
     found: list[tuple[Operand, Any, Any]] = []
-    for key, new in [*enumerate(node.args), *node.kwargs.items()]:
+    now: list[tuple[Any, Any]] = [*enumerate(node.args), *node.kwargs.items()]
+    for key, new in now:
         old = _at(old_args, key) if isinstance(key, int) else old_kwargs.get(key)
         found += _differences(Operand(key), old, new)
     return found
@@ -224,7 +225,6 @@ def _differences(operand: Operand, old: Any, new: Any) -> list[tuple[Operand, An
 def _operand_of(node: Node, wanted: Node) -> Operand | None:
     """The place of a value among the operands that the model itself gives an operation."""
     args, kwargs = node.meta[ASKED]
-    find: Callable[[Operand, Any], Operand | None]
 
     def find(operand: Operand, value: Any) -> Operand | None:
         if value is wanted:
@@ -234,5 +234,5 @@ def _operand_of(node: Node, wanted: Node) -> Operand | None:
             return next(filter(None, inner), None)
         return None
 
-    items = [*enumerate(args), *kwargs.items()]
+    items: list[tuple[Any, Any]] = [*enumerate(args), *kwargs.items()]
     return next(filter(None, (find(Operand(key), value) for key, value in items)), None)

@@ -116,7 +116,7 @@ class _AtBorder:
         kept = {name for name in names if name in occurrence.values}
         known = {**self._nodes, **self._results}
         values = {name: known[occurrence.values[name]] for name in kept}
-        readers = {
+        readers: dict[str, tuple[Node, ...]] = {
             name: (own,) for name in kept if self._nodes.get(occurrence.values[name]) in own.args
         }
         return replace(
@@ -201,7 +201,7 @@ def _copied(occurrence: Occurrence, known: Mapping[Node, Node]) -> Occurrence:
 
 
 def operation(
-    function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], weights: Mapping[int | str, str]
+    function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], weights: Mapping[Any, str]
 ) -> CapturedGraph:
     """The graph of one operation as torch is asked for it; its tensors are placeholders, in order.
 

@@ -257,7 +257,8 @@ def keep_with(result: Any, call: Call) -> None:
         return
     for tensor in torch.utils._pytree.tree_leaves(result):
         if isinstance(tensor, Tensor) and tensor.grad_fn is not None:
-            tensor.grad_fn.metadata.setdefault("peftlang_calls", []).append(call)
+            metadata: dict[Any, Any] = tensor.grad_fn.metadata  # type: ignore[assignment]
+            metadata.setdefault("peftlang_calls", []).append(call)
 
 
 def _first(arguments: tuple[Any, ...]) -> Tensor | None:

@@ -22,7 +22,6 @@ of the class, as those of `torch.nn.utils.parametrize` are.
 from __future__ import annotations
 
 import copy
-import copyreg
 import functools
 import types
 from collections.abc import Callable, Iterable
@@ -99,7 +98,7 @@ def attach(module: nn.Module, dispatch: Dispatch) -> None:
     known = of(module)
     if known is not None:
         detach(module)
-    original = type(module)
+    original: Any = type(module)
     try:
         module.__class__ = _derived(original, dispatch.weights)
     except TypeError as error:
@@ -146,7 +145,7 @@ def _rebind(module: nn.Module, old: Any, new: Any) -> bool:
 
 
 @functools.cache
-def _derived(kind: type[nn.Module], weights: tuple[str, ...]) -> type[nn.Module]:
+def _derived(kind: Any, weights: tuple[str, ...]) -> Any:
     """The class of an adapted module, for the class that it had."""
     space: dict[str, Any] = {
         "__module__": kind.__module__,
@@ -171,7 +170,7 @@ def _derived(kind: type[nn.Module], weights: tuple[str, ...]) -> type[nn.Module]
     # checkpointed layers of `transformers`) wraps this one, which thereby runs again with the
     # layer.
     made: Any = type(kind)(kind.__name__, (kind,), space | {"forward": forward})
-    return made  # type: ignore[no-any-return]
+    return made
 
 
 def _reduced(self: nn.Module, protocol: Any) -> Any:
@@ -183,12 +182,9 @@ def _reduced(self: nn.Module, protocol: Any) -> Any:
     return (_rebuilt, (original, names), *rest)
 
 
-def _rebuilt(original: type[nn.Module], weights: tuple[str, ...]) -> Any:
+def _rebuilt(original: Any, weights: tuple[str, ...]) -> Any:
     kind = _derived(original, weights)
     return object.__new__(kind)
-
-
-copyreg.constructor(_rebuilt)
 
 
 def _weight(name: str) -> property:

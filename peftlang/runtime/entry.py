@@ -58,8 +58,8 @@ class Entry:
         self._after += with_penalties(self._values, call, given)
         return given
 
-    def __exit__(self, *exc: object) -> None:
-        self._stack.__exit__(*exc)
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
     def finish(self, result: Any) -> Any:
         """Behind the module's forward: what the caller gets."""

@@ -134,13 +134,14 @@ def _replacing(
 
 def _replaced(acting: Acting, at: Operation, operands: Any, training: bool, given: str) -> Code:
     facts = acting.survey.graph.facts
-    recorded = {**dict(enumerate(at.recorded[0])), **at.recorded[1]}
+    recorded: dict[Any, Any] = {**dict(enumerate(at.recorded[0])), **at.recorded[1]}
     weights = {
         key: name
         for key, node in recorded.items()
         if isinstance(node, Node) and (name := facts.parameter_of(node)) is not None
     }
-    captured = operation(at.function, *operands, weights)
+    args, kwargs = operands
+    captured = operation(at.function, args, kwargs, weights)
     known = _within(acting, captured, at)
     work = _rewriting(
         acting, f"{at.name} in {at.path or MODEL}", captured.graph, known, training, given
@@ -175,9 +176,10 @@ def as_graph(acting: Acting, captured: CapturedGraph, training: bool, given: str
     here = Survey(captured, acting.survey.sites)
     extra = [used.occurrence for used in asked(here, acting.plans)]
     known = [one for found in located.found.values() for one in found]
-    for kind, names in (("weight", captured.facts.parameters), ("buffer", captured.facts.buffers)):
-        for node, name in names.items():
-            node.meta[SLOT] = Slot(kind, name)
+    for node, name in captured.facts.parameters.items():
+        node.meta[SLOT] = Slot("weight", name)
+    for node, name in captured.facts.buffers.items():
+        node.meta[SLOT] = Slot("buffer", name)
     constants = {Slot("constant", n.name): v for n, v in captured.constants.items()}
     for node in captured.constants:
         node.replace_all_uses_with(_constant(captured.graph, node))
@@ -247,7 +249,7 @@ def _as_code(work: Rewriting, inputs: Sequence[Node]) -> Code:
 def _made_up(at: Operation, described: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Operands of the kinds described, with sizes as when the model was recorded."""
     args, names, options = described
-    known = {**dict(enumerate(at.recorded[0])), **at.recorded[1]}
+    known: dict[Any, Any] = {**dict(enumerate(at.recorded[0])), **at.recorded[1]}
 
     made: list[torch.Tensor] = []
 

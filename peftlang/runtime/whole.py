@@ -71,16 +71,19 @@ class Whole:
 
 
 def form_of(inputs: Mapping[str, Any]) -> tuple[Any, list[Tensor]]:
-    """The form of a call's arguments, and the tensors among them.
+    """The form of a call's arguments, and the tensors among them, each once.
 
     Raises:
         PeftError: R526, an argument is neither a tensor nor a plain value.
     """
     leaves, spec = tree_flatten(dict(inputs))
     kinds: list[Any] = []
+    tensors: list[Tensor] = []
     for leaf in leaves:
         if isinstance(leaf, Tensor):
-            kinds.append((tuple(leaf.shape), leaf.dtype))
+            known = next((i for i, other in enumerate(tensors) if other is leaf), len(tensors))
+            tensors += [leaf] if known == len(tensors) else []
+            kinds.append((known, tuple(leaf.shape), leaf.dtype))
         elif leaf is None or isinstance(leaf, bool | int | float | str):
             kinds.append(leaf)
         else:
@@ -89,7 +92,7 @@ def form_of(inputs: Mapping[str, Any]) -> tuple[Any, list[Tensor]]:
                 code="R526",
                 help="pass tensors and plain values; `use_cache=False`",
             )
-    return (str(spec), *kinds), [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    return (str(spec), *kinds), tensors
 
 
 def decisions(captured: CapturedGraph) -> Callable[..., Any] | None:

@@ -1,11 +1,10 @@
-"""modules: the containers of a model as sites, for positions given as module paths.
+"""The modules of a model as sites, for positions given as module paths.
 
-Requires: the graphs of a whole forward, and the sites that `roles` found in them. Ensures: a
-site of role ``module``, with `x` and `h`, for every module with parameters whose call takes one
-hidden state in and gives one out, and that no role already names whole.
+There is a site of role ``module``, with `x` and `h`, for every module with parameters whose call
+takes one hidden state in and gives one out, and that no role already names whole.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from peftlang.capture import CapturedGraph
 from peftlang.graph.calls import Region, regions
@@ -18,21 +17,20 @@ NAMED = frozenset({"linear", "head", "norm", "embed", "block"})
 """Roles that say what a single module is."""
 
 
-def modules(graphs: Sequence[CapturedGraph], sites: Iterable[Site]) -> list[Site]:
+def modules(graph: CapturedGraph, sites: Iterable[Site]) -> list[Site]:
     """A site for each module that has none yet, in the order in which they are first called."""
     known = list(sites)
     taken = {site.path for site in known if site.role in NAMED}
     taken |= {path for site in known if site.role == "embed" for path in _above(site.path)}
     places = {(s.stack, s.layer): s for s in known if s.stack is not None}
     found: dict[str, Site] = {}
-    for graph in graphs:
-        reading = Reading.of(graph)
-        for path in _called(graph):
-            if path not in taken and path not in found:
-                calls = regions(reading.flow, path)
-                anchors = _applied(graph, path)
-                if calls and anchors:
-                    found[path] = _site(path, calls[0], anchors, places.values())
+    reading = Reading.of(graph)
+    for path in _called(graph):
+        if path not in taken and path not in found:
+            calls = regions(reading.flow, path)
+            anchors = _applied(graph, path)
+            if calls and anchors:
+                found[path] = _site(path, calls[0], anchors, places.values())
     return list(found.values())
 
 

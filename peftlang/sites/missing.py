@@ -1,4 +1,4 @@
-"""Why a role has no site in a model: what was looked for in its graphs, and what could be named."""
+"""Why a role has no site in a model: what was looked for in its graph, and what could be named."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -55,12 +55,12 @@ def paths_instead(sites: Iterable[Site], most: int = 6) -> list[str]:
     return list(found)[:most]
 
 
-def found_instead(role: str, graphs: Sequence[CapturedGraph], sites: Sequence[Site]) -> str:
-    """What the graphs have that comes near to a role they do not have, as a sentence, or ""."""
+def found_instead(role: str, graph: CapturedGraph, sites: Sequence[Site]) -> str:
+    """What the graph has that comes near to a role it does not have, as a sentence, or ""."""
     if role.startswith(("attn.", "cross_attn.")) and not any(s.role == "attn.core" for s in sites):
-        return _bare_product(graphs)
+        return _bare_product(graph)
     if role.startswith("expert."):
-        return _taken_singly(graphs)
+        return _taken_singly(graph)
     branches = [site for site in sites if site.role == "ffn"]
     experts = "; `expert.up` and its like are single experts'"
     experts = experts if any(s.role.startswith("expert.") for s in sites) else ""
@@ -72,21 +72,20 @@ def found_instead(role: str, graphs: Sequence[CapturedGraph], sites: Sequence[Si
     return ""
 
 
-def _taken_singly(graphs: Sequence[CapturedGraph]) -> str:
+def _taken_singly(graph: CapturedGraph) -> str:
     """Parameters of three dimensions that a loop over experts indexes."""
-    for graph in graphs:
-        for node, name in graph.facts.parameters.items():
-            singly = any(name_of(user) == "getitem" for user in node.users)
-            if len(shape_of(node)) == 3 and singly:
-                return (
-                    f"`{name}` holds several experts, and the model takes them one by one, those "
-                    "that tokens were given to; the positions are found where all run as products"
-                )
+    for node, name in graph.facts.parameters.items():
+        singly = any(name_of(user) == "getitem" for user in node.users)
+        if len(shape_of(node)) == 3 and singly:
+            return (
+                f"`{name}` holds several experts, and the model takes them one by one, those "
+                "that tokens were given to; the positions are found where all run as products"
+            )
     return ""
 
 
-def _bare_product(graphs: Sequence[CapturedGraph]) -> str:
-    products = [a for graph in graphs for a in Reading.of(graph).attentions]
+def _bare_product(graph: CapturedGraph) -> str:
+    products = Reading.of(graph).attentions
     bare = [(a.call, part) for a in products for part, made in a.sources.items() if not made]
     if not bare:
         return ""

@@ -1,10 +1,10 @@
 """Which projection stands next to a site that has no weights of its own.
 
-Requires: the graph of a whole forward in eval mode. Ensures: a projection is named only where
-nothing but views, casts and switched-off dropout lies between it and the site.
+A projection is named only where nothing but views, casts and switched-off dropout lies between it
+and the site.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from torch.fx import Node
@@ -31,27 +31,26 @@ class Neighbours:
     writer: Mapping[str, Site] = field(default_factory=dict)
 
 
-def neighbours(graphs: Sequence[CapturedGraph], sites: Iterable[Site]) -> Neighbours:
+def neighbours(graph: CapturedGraph, sites: Iterable[Site]) -> Neighbours:
     """The projection that reads each ``ffn.act``, and the one that writes each sub-layer.
 
     Args:
-        graphs: What was recorded of the base in eval mode.
+        graph: What was recorded of the base in eval mode.
         sites: Every site of the model.
     """
     sites = [site for site in sites if site.role != "prompt"]
     reader: dict[str, Site] = {}
     writer: dict[str, Site] = {}
-    for graph in graphs:
-        found = [o for group in locate(graph, sites).found.values() for o in group]
-        readers = {o.values["x"]: o.site for o in found if o.site.role == "ffn.down"}
-        writers = {o.values["h"]: o.site for o in found if o.site.role in WRITERS}
-        for occurrence in found:
-            node = _unchanged(occurrence.values["h"]) if "h" in occurrence.values else None
-            role = occurrence.site.role
-            if role == "ffn.act" and _only(occurrence, readers):
-                reader[occurrence.site.id] = readers[occurrence.values["h"]]
-            elif role in SUBLAYERS and node in writers:
-                writer[occurrence.site.id] = writers[node]
+    found = [o for group in locate(graph, sites).found.values() for o in group]
+    readers = {o.values["x"]: o.site for o in found if o.site.role == "ffn.down"}
+    writers = {o.values["h"]: o.site for o in found if o.site.role in WRITERS}
+    for occurrence in found:
+        node = _unchanged(occurrence.values["h"]) if "h" in occurrence.values else None
+        role = occurrence.site.role
+        if role == "ffn.act" and _only(occurrence, readers):
+            reader[occurrence.site.id] = readers[occurrence.values["h"]]
+        elif role in SUBLAYERS and node in writers:
+            writer[occurrence.site.id] = writers[node]
     return Neighbours(reader, writer)
 
 

@@ -11,7 +11,7 @@ from peftlang.diagnostics import Diagnostic, PeftError, Source
 from peftlang.ir.inits import INITIALISERS, InitCall, Range
 from peftlang.ir.plan import Site
 from peftlang.lower import SpecError, build, check, load
-from peftlang.passes.resolve import resolve
+from peftlang.passes.resolve import resolved
 
 SHAPES = {"random_entries": (3, 2)}
 PLAIN = {"v": 0.5, "p": 0.5, "rows": 4.0, "columns": 5.0}
@@ -190,11 +190,11 @@ SITE = Site(id="q#attn.q", role="attn.q", path="q", weight="q.weight", dims={"d_
 def test_what_a_site_makes_wrong_is_said_before_anything_is_made(start: str, fact: str) -> None:
     adapter = build(load(spec(start)))
     with pytest.raises(PeftError) as error:
-        resolve(adapter, [SITE])
+        resolved(adapter, [SITE])
     assert error.value.code == "S408"
     assert f"`m` does not fit q#attn.q: {fact}" in error.value.message
     wider = {"d_h": 4, "d_x": 8}
-    assert resolve(adapter, [SITE.model_copy(update={"dims": wider})]).placements
+    assert resolved(adapter, [SITE.model_copy(update={"dims": wider})]).placements
 
 
 @pytest.mark.parametrize("what", ['"x"', "true"])

@@ -5,7 +5,7 @@ import pytest
 from peftlang.diagnostics import PeftError, Source
 from peftlang.ir.plan import Site
 from peftlang.lower import build, check, load
-from peftlang.passes.resolve import resolve
+from peftlang.passes.resolve import resolved
 
 SPEC = """method m(r: int = 2) {
     buffer B[d_h, r] ~ %s
@@ -23,7 +23,7 @@ def site(d_h: int, d_x: int) -> Site:
 
 def refused(text: str, d_h: int, d_x: int) -> PeftError:
     with pytest.raises(PeftError) as error:
-        resolve(build(load(text)), [site(d_h, d_x)])
+        resolved(build(load(text)), [site(d_h, d_x)])
     return error.value
 
 
@@ -40,7 +40,7 @@ def test_a_matrix_has_no_more_factors_than_rows(start: str, fact: str) -> None:
     error = refused(text, d_h=4, d_x=8)
     assert error.code == "S426"
     assert error.message == f"`m` does not fit k#attn.k: {fact} entries of `d_h`"
-    assert resolve(build(load(text)), [site(d_h=8, d_x=4)]).placements
+    assert resolved(build(load(text)), [site(d_h=8, d_x=4)]).placements
 
 
 def test_nor_than_columns() -> None:
@@ -66,4 +66,4 @@ def test_a_start_that_does_not_divide() -> None:
     }"""
     error = refused(text, d_h=4, d_x=8)
     assert (error.code, "4 is not divisible by 3" in error.message) == ("S408", True)
-    assert resolve(build(load(text)), [site(d_h=6, d_x=8)]).placements
+    assert resolved(build(load(text)), [site(d_h=6, d_x=8)]).placements

@@ -5,20 +5,19 @@ site of a plain copy of the model, by hooks on modules that were named by hand; 
 held to that.
 """
 
-import contextlib
 import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.recorded import lent
-from torch import Tensor, nn
+from torch import Tensor
 
 import peftlang
 from peftlang.models import build, example_inputs
 from peftlang.verifying.adapted_model import varied
 from peftlang.verifying.references.python_reference import PythonReference
+from tests.adapting import adapted
 from tests.methods.harness import randomise
 from tests.methods.library_specs import LARGEST, library, small_arguments
 from tests.methods.references.anatomy import ANATOMIES
@@ -60,36 +59,31 @@ def longer(inputs: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("preset", ANATOMIES)
 @pytest.mark.parametrize("path", WITH_SITES, ids=lambda path: path.stem)
 def test_equals_its_reference_at_every_site(path: Path, preset: str) -> None:
-    def make() -> nn.Module:
-        return build(preset).double().eval()
-
-    base = make()
+    base = build(preset).double().eval()
     inputs = numbers(with_special_tokens(varied(example_inputs(base), base)))
-    with contextlib.ExitStack() as stack:
-        try:
-            lending = lent((preset, torch.float64), make, path, **small_arguments(path))
-            model, adapter = stack.enter_context(lending)
-        except peftlang.PeftError as refused:
-            if refused.code in NOWHERE:
-                pytest.skip(f"{preset} has no place for it: {refused.message}")
-            raise
-        if any(s.role == "prompt" and s.layer is not None for s in adapter.plan.sites.values()):
-            pytest.skip("tests/runtime/test_late_prompts.py runs the layers of a longer sequence")
-        randomise(adapter.tensors(), scale=0.1)
-        given, tensors = numbers(extra_inputs(adapter)), dict(adapter.tensors())
-        there = InPlace(
-            copy.deepcopy(base).requires_grad_(False),
-            ANATOMIES[preset],
-            adapter.plan,
-            PythonReference(REFERENCES / f"{path.stem}.py"),
-            tensors,
-            given,
-        )
-        for call in (inputs, longer(inputs)):
-            with torch.no_grad():
-                plain = base(**call).logits
-            output = model(**call, **given).logits
-            _compare(plain, output, gradients(output, tensors), *there.run(call))
+    try:
+        model, adapter = adapted(copy.deepcopy(base), path, **small_arguments(path))
+    except peftlang.PeftError as refused:
+        if refused.code in NOWHERE:
+            pytest.skip(f"{preset} has no place for it: {refused.message}")
+        raise
+    if any(s.role == "prompt" and s.layer is not None for s in adapter.plan.sites.values()):
+        pytest.skip("tests/runtime/test_late_prompts.py runs the layers of a longer sequence")
+    randomise(adapter.tensors(), scale=0.1)
+    given, tensors = numbers(extra_inputs(adapter)), dict(adapter.tensors())
+    there = InPlace(
+        copy.deepcopy(base).requires_grad_(False),
+        ANATOMIES[preset],
+        adapter.plan,
+        PythonReference(REFERENCES / f"{path.stem}.py"),
+        tensors,
+        given,
+    )
+    for call in (inputs, longer(inputs)):
+        with torch.no_grad():
+            plain = base(**call).logits
+        output = model(**call, **given).logits
+        _compare(plain, output, gradients(output, tensors), *there.run(call))
 
 
 def _compare(

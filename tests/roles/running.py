@@ -1,27 +1,34 @@
-"""Models run through TorchDynamo with `locate` at work on every graph, values recorded."""
+"""Recorded models, and what their nodes are on real weights and inputs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Interpreter, Node
+from torch.fx import GraphModule, Interpreter, Node
+from torch.utils._pytree import tree_leaves, tree_unflatten
 
-from peftlang.capture import ModelNames, capture, fastpath_disabled, graphs_of
+from peftlang.capture import CapturedGraph, record
 from peftlang.ir.plan import Site
 from peftlang.models import build, example_inputs
 from peftlang.passes.decompose import write_out
-from peftlang.passes.roles import roles
+from peftlang.sites.inference import find_sites
 from peftlang.sites.locate import locate
 from peftlang.sites.occurrence import Located, Occurrence
 
 
+def recorded(
+    model: nn.Module, inputs: Mapping[str, Any], *, training: bool = False
+) -> CapturedGraph:
+    """A call with attention in view."""
+    graph = record(model, inputs, training=training)
+    write_out(graph.graph, graph.calls)
+    return graph
+
+
 def positions(model: nn.Module, inputs: dict[str, Any] | None = None) -> list[Site]:
-    graphs = capture(model, inputs or example_inputs(model))
-    for graph in graphs:
-        write_out(graph)
-    return roles(graphs)
+    return find_sites(recorded(model, inputs or example_inputs(model)))
 
 
 def real_inputs(model: nn.Module, seed: int = 0) -> dict[str, Any]:
@@ -38,60 +45,66 @@ def real_inputs(model: nn.Module, seed: int = 0) -> dict[str, Any]:
     return {name: real(value) for name, value in example_inputs(model).items()}
 
 
+class _Values(Interpreter):
+    def __init__(self, graph: CapturedGraph) -> None:
+        super().__init__(GraphModule(nn.Module(), graph.graph), garbage_collect_values=False)
+        self.seen: dict[Node, Tensor] = {}
+        self._own = dict(zip(self.graph.nodes, graph.graph.nodes, strict=True))
+
+    def run_node(self, n: Node) -> Any:
+        value = super().run_node(n)
+        if isinstance(value, Tensor):
+            self.seen[self._own[n]] = value.detach().clone()
+        return value
+
+
+def computed(
+    graph: CapturedGraph, model: nn.Module, inputs: Mapping[str, Any]
+) -> tuple[Any, dict[Node, Tensor]]:
+    """What a recorded call gives with the model's weights, and what each node is."""
+    given = iter({id(x): x for x in tree_leaves(inputs) if isinstance(x, Tensor)}.values())
+    values: list[Any] = []
+    for node in graph.graph.find_nodes(op="placeholder"):
+        if name := graph.facts.parameter_of(node):
+            values.append(model.get_parameter(name))
+        elif name := graph.facts.buffer_of(node):
+            values.append(model.get_buffer(name))
+        else:
+            values.append(graph.constants[node] if node in graph.constants else next(given))
+    run = _Values(graph)
+    made = iter(run.run(*values))
+    leaves, form = graph.result
+    result = tree_unflatten([next(made) if isinstance(x, Node) else x for x in leaves], form)
+    return result, run.seen
+
+
 @dataclass
 class Run:
-    """What `locate` said of every graph in turn, and what the nodes were when they ran."""
+    """What `locate` said of a graph, and what the nodes were when they ran."""
 
-    located: list[Located] = field(default_factory=list)
+    located: Located = field(default_factory=Located)
     values: dict[Node, Tensor] = field(default_factory=dict)
 
+    @property
     def found(self) -> dict[str, list[Occurrence]]:
-        merged: dict[str, list[Occurrence]] = {}
-        for located in self.located:
-            for name, occurrences in located.found.items():
-                merged.setdefault(name, []).extend(occurrences)
-        return merged
+        return self.located.found
 
+    @property
     def missing(self) -> list[str]:
-        return [f"{m.site.id}: {m.reason}" for located in self.located for m in located.missing]
+        return [f"{m.site.id}: {m.reason}" for m in self.located.missing]
 
     def value(self, occurrence: Occurrence, name: str) -> Tensor:
         return self.values[occurrence.values[name]]
 
 
-class _Recorder(Interpreter):
-    def __init__(self, module: Any, values: dict[Node, Tensor]) -> None:
-        super().__init__(module, garbage_collect_values=False)
-        self.seen = values
-
-    def run_node(self, n: Node) -> Any:
-        value = super().run_node(n)
-        if isinstance(value, Tensor):
-            self.seen[n] = value.detach().clone()
-        return value
-
-
 def watched(
-    model: nn.Module,
-    sites: Sequence[Site],
-    call: Callable[[Callable[..., Any]], Any],
-    *,
-    gradients: bool = False,
+    model: nn.Module, sites: Sequence[Site], inputs: Mapping[str, Any], *, training: bool = False
 ) -> Run:
-    """Let ``call(backend)`` run the model with a backend that locates `sites` in every graph."""
-    run = Run()
-
-    def backend(gm: Any, inputs: list[Any]) -> Callable[..., Any]:
-        graphs = graphs_of(gm, inputs, ModelNames.of(model))
-        for graph in graphs:
-            write_out(graph)
-        run.located += [locate(graph, sites) for graph in graphs]
-        return _Recorder(gm, run.values).run
-
-    torch._dynamo.reset()
-    with fastpath_disabled(), torch.set_grad_enabled(gradients):
-        call(backend)
-    return run
+    """Locate sites in a call of the model, and compute all of its nodes."""
+    graph = recorded(model, inputs, training=training)
+    with torch.no_grad():
+        _, values = computed(graph, model, inputs)
+    return Run(locate(graph, list(sites)), values)
 
 
 def made(preset: str, attention: str = "sdpa") -> tuple[nn.Module, list[Site]]:

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from peftlang.capture import ModelNames, capture, fastpath_disabled, graphs_of
+from peftlang.capture import record
 from peftlang.diagnostics import PeftError
 from peftlang.passes.decompose import write_out
-from peftlang.passes.roles import roles
+from peftlang.sites.inference import find_sites
+from tests.roles.running import computed, recorded
 
 MASKS = [None, "bool", "float", "3d", "causal"]
 FORMS = [
@@ -50,20 +51,13 @@ def masks(kind: str | None, padding: int, tokens: int, keys: int) -> dict[str, A
 
 def both(model: Attends, inputs: Any, options: dict[str, Any]) -> list[Any]:
     """The module's own answer, and the written-out graph's, with the same dropout."""
-    written: list[Any] = []
-
-    def backend(gm: Any, given: Any) -> Any:
-        written.extend(write_out(g) for g in graphs_of(gm, given, ModelNames.of(model)))
-        return gm.forward
-
-    torch._dynamo.reset()
-    answers = []
-    with fastpath_disabled():
-        for run in (model, torch.compile(model, backend=backend)):
-            torch.manual_seed(3)
-            answers.append(run(*inputs, **options))
-    assert any(written)
-    return answers
+    given = dict(zip("qkv", inputs, strict=True)) | options
+    graph = record(model, given, training=model.training)
+    assert write_out(graph.graph, graph.calls)
+    torch.manual_seed(3)
+    own = model(*inputs, **options)
+    torch.manual_seed(3)
+    return [own, computed(graph, model, given)[0]]
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -99,10 +93,7 @@ def test_one_sequence_without_a_batch() -> None:
 def test_roles_of_cross_attention_are_rows_of_the_packed_weight() -> None:
     model = nn.TransformerDecoder(nn.TransformerDecoderLayer(32, 4, 88, batch_first=True), 1)
     inputs = {"tgt": torch.zeros(2, 5, 32), "memory": torch.zeros(2, 7, 32)}
-    graphs = capture(model.eval(), inputs)
-    for graph in graphs:
-        write_out(graph)
-    found = {site.role: site for site in roles(graphs)}
+    found = {site.role: site for site in find_sites(recorded(model.eval(), inputs))}
     for position, part in enumerate("qkv"):
         for kind, owner in (("attn", "self_attn"), ("cross_attn", "multihead_attn")):
             site = found[f"{kind}.{part}"]
@@ -115,14 +106,14 @@ def test_roles_of_cross_attention_are_rows_of_the_packed_weight() -> None:
 def test_what_has_no_projections_is_refused(option: str) -> None:
     model = Attends(**{option: True}).eval()
     q = torch.zeros(5, 2, 32)
-    (graph,) = capture(model, {"q": q, "k": q, "v": q})
+    graph = record(model, {"q": q, "k": q, "v": q})
     with pytest.raises(PeftError) as caught:
-        write_out(graph)
+        write_out(graph.graph, graph.calls)
     assert caught.value.code == "S407"
 
 
 def test_a_graph_without_it_is_left_alone() -> None:
-    (graph,) = capture(nn.Linear(3, 3), {"input": torch.zeros(2, 3)})
-    before = str(graph.gm.graph)
-    assert not write_out(graph)
-    assert str(graph.gm.graph) == before
+    graph = record(nn.Linear(3, 3), {"input": torch.zeros(2, 3)})
+    before = str(graph.graph)
+    assert not write_out(graph.graph, graph.calls)
+    assert str(graph.graph) == before

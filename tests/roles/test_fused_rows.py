@@ -26,8 +26,8 @@ def blank(model: nn.Module, site: Site) -> None:
 
 
 def product(model: nn.Module, sites: list[Site], inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
-    run = watched(model, sites, lambda b: torch.compile(model, backend=b)(**inputs))
-    core = next(o[0] for o in run.found().values() if o[0].site.role == "attn.core")
+    run = watched(model, sites, inputs)
+    core = next(o[0] for o in run.found.values() if o[0].site.role == "attn.core")
     return {name: run.value(core, name) for name in "qkv"}
 
 
@@ -51,10 +51,10 @@ def test_without_the_gates_rows_the_activation_is_of_zero() -> None:
     inputs = real_inputs(model)
     for role in ("ffn.gate", "ffn.up"):
         blank(model, next(site for site in sites if site.role == role))
-        run = watched(model, sites, lambda b: torch.compile(model, backend=b)(**inputs))
-        act = next(o[0] for o in run.found().values() if o[0].site.role == "ffn.act")
+        run = watched(model, sites, inputs)
+        act = next(o[0] for o in run.found.values() if o[0].site.role == "ffn.act")
         # silu(0) * up and silu(gate) * 0 are both zero, so tell them apart by what is left.
-        fused = next(o[0] for n, o in run.found().items() if n.endswith("gate_up_proj#linear"))
+        fused = next(o[0] for n, o in run.found.items() if n.endswith("gate_up_proj#linear"))
         left = run.value(fused, "h").abs().amax(dim=(0, 1)) > 0
         site = next(site for site in sites if site.role == role)
         assert site.rows is not None

@@ -7,12 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from peftlang.capture import capture
 from peftlang.ir.plan import Site
-from peftlang.passes.roles import roles
 from peftlang.sites.containers import modules
+from peftlang.sites.inference import find_sites
 from peftlang.sites.missing import found_instead
-from tests.roles.running import made, positions
+from tests.roles.running import made, positions, recorded
 
 X = torch.zeros(2, 7, 32)
 
@@ -220,8 +219,8 @@ def test_token_embedding_is_told_from_positions_and_types() -> None:
 
 def test_containers_have_sites_of_their_own() -> None:
     model, sites = made("tiny-llama")
-    graphs = capture(model, {"input_ids": torch.ones(2, 7, dtype=torch.long)})
-    found: list[Site] = modules(graphs, sites)
+    graph = recorded(model, {"input_ids": torch.ones(2, 7, dtype=torch.long)})
+    found: list[Site] = modules(graph, sites)
     assert [site.path for site in found] == [
         f"model.layers.{i}.{name}" for i in (0, 1) for name in ("self_attn", "mlp")
     ]
@@ -241,11 +240,11 @@ def test_what_there_is_instead_of_a_role() -> None:
             h = functional.scaled_dot_product_attention(x, x, x)
             return self.head(h.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
-    graphs = capture(Bare().eval(), {"ids": torch.ones(2, 7, dtype=torch.long)})
-    sites = roles(graphs)
+    graph = recorded(Bare().eval(), {"ids": torch.ones(2, 7, dtype=torch.long)})
+    sites = find_sites(graph)
     assert not any(site.role.startswith("attn") for site in sites)
-    assert "no projection makes its `q`" in found_instead("attn.q", graphs, sites)
+    assert "no projection makes its `q`" in found_instead("attn.q", graph, sites)
 
     _, sites = made("tiny-mixtral")
-    assert "experts.down_proj" in found_instead("ffn.up", [], sites)
-    assert found_instead("cross_attn.q", [], sites) == ""
+    assert "experts.down_proj" in found_instead("ffn.up", graph, sites)
+    assert found_instead("cross_attn.q", graph, sites) == ""

@@ -24,7 +24,7 @@ KINDS = [(preset, attention) for preset in sorted(PRESETS) for attention in ("sd
 
 
 @pytest.fixture(scope="module", params=KINDS, ids="-".join)
-def surveyed(request: pytest.FixtureRequest) -> tuple[str, list[Site]]:
+def surveyed(request: pytest.FixtureRequest) -> tuple[str, tuple[Site, ...]]:
     """A preset and its sites, with one kind of attention."""
     preset, attention = request.param
     model = build(preset, attn_implementation=attention).eval()
@@ -81,12 +81,14 @@ def line(site: Site) -> str:
     return f"{site.role} {site.path or '.'}{place}{weight}{rows} {sizes}\n"
 
 
-def test_roles_are_what_the_models_sources_say(surveyed: tuple[str, list[Site]]) -> None:
+def test_roles_are_what_the_models_sources_say(surveyed: tuple[str, tuple[Site, ...]]) -> None:
     preset, sites = surveyed
     assert {found(site) for site in sites if site.role != "prompt"} == expected(preset)
 
 
-def test_every_site_is_as_it_was(surveyed: tuple[str, list[Site]], update_golden: bool) -> None:
+def test_every_site_is_as_it_was(
+    surveyed: tuple[str, tuple[Site, ...]], update_golden: bool
+) -> None:
     """Weights, slices and every size, as written down when they were looked at."""
     preset, sites = surveyed
     text, path = "".join(map(line, sites)), GOLDEN / f"{preset}.txt"
@@ -95,7 +97,7 @@ def test_every_site_is_as_it_was(surveyed: tuple[str, list[Site]], update_golden
     assert text == path.read_text()
 
 
-def test_sites_are_distinct_and_know_their_layer(surveyed: tuple[str, list[Site]]) -> None:
+def test_sites_are_distinct_and_know_their_layer(surveyed: tuple[str, tuple[Site, ...]]) -> None:
     sites = [site for site in surveyed[1] if site.role != "prompt"]
     assert len({site.id for site in sites}) == len(sites)
     for site in sites:

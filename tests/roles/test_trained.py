@@ -5,7 +5,7 @@ import pytest
 from peftlang.diagnostics import PeftError
 from peftlang.ir.plan import Site
 from peftlang.lower import build, load
-from peftlang.passes.resolve import resolve
+from peftlang.passes.resolve import resolved
 
 STACKS = ("encoder", "decoder")
 
@@ -62,7 +62,7 @@ SHAPES = {
 
 def trained(selector: str) -> set[str]:
     adapter = build(load(f"adapter a {{\n    train {selector}\n}}"))
-    return set(resolve(adapter, SITES, SHAPES).train)
+    return set(resolved(adapter, SITES, SHAPES).train)
 
 
 def biases(*owners: str) -> set[str]:
