@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from torch.fx import Node
 
 from peftlang.capture import CapturedGraph, ModuleCall
-from peftlang.capture.facts import FUNCTION
+from peftlang.capture.facts import FUNCTION, asked_name
 from peftlang.emit.applications import applications
 from peftlang.graph.written import WRITTEN_OUT, WrittenOut
 from peftlang.ir.plan import ActivePlan, Region
@@ -95,16 +95,21 @@ class _Choice:
         return [(o, self._of(first, o.call, function(o))) for o in held]
 
     def _of(self, call: ModuleCall, node: Node, function: object) -> Region:
-        inside = self._borders.inside(call)
-        origin = node.meta.get(WRITTEN_OUT)
-        if origin is None:
-            number = self._borders.number_among(node, inside)
-        else:
-            known = dict.fromkeys(n.meta.get(WRITTEN_OUT) for n in inside)
-            number = [o for o in known if o and o.function == function].index(origin)
-        name = getattr(function, "__name__", str(function))
-        why = f"it is within one operation of `{call.path}`"
-        return Region(kind="operation", path=call.path, function=name, number=number, why=why)
+        asked: list[object] = []
+        for other in self._borders.own(call):
+            origin = other.meta.get(WRITTEN_OUT)
+            if origin is None and other.meta.get(FUNCTION) == function:
+                asked.append(other)
+            elif origin is not None and origin.function == function and origin not in asked:
+                asked.append(origin)
+        return Region(
+            kind="operation",
+            path=call.path,
+            function=asked_name(function),
+            number=asked.index(node.meta.get(WRITTEN_OUT, node)),
+            count=len(asked),
+            why=f"it is within one operation of `{call.path}`",
+        )
 
     # The border of one module
 

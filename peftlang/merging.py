@@ -6,12 +6,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from peftlang.capture import is_adapters
+from peftlang.capture import base_parameters, is_adapters
 from peftlang.diagnostics import PeftError
 from peftlang.passes.fold import Folded, Unfoldable, fold
 from peftlang.pipeline import survey
 from peftlang.runtime import registry as state
-from peftlang.runtime.holders import AdapterTensors, base_parameters
+from peftlang.runtime.holders import AdapterTensors
 from peftlang.runtime.registry import AdapterRecord, Registry
 from peftlang.sites.neighbours import neighbours
 

@@ -1,8 +1,8 @@
 """Reading a model as a graph: one call, recorded operation by operation, without its weights."""
 
 from peftlang.capture.facts import CapturedGraph, GraphFacts, ModelNames, ModuleCall, Place
-from peftlang.capture.record import record
-from peftlang.capture.stand_in import ADAPTERS, is_adapters
+from peftlang.capture.record import record, record_module
+from peftlang.capture.stand_in import ADAPTERS, base_parameters, is_adapters
 
 __all__ = [
     "ADAPTERS",
@@ -11,6 +11,8 @@ __all__ = [
     "ModelNames",
     "ModuleCall",
     "Place",
+    "base_parameters",
     "is_adapters",
     "record",
+    "record_module",
 ]

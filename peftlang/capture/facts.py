@@ -17,6 +17,26 @@ FUNCTION = "peftlang_function"
 """Key of ``node.meta``: the function as torch was asked for it, which tells it from its like."""
 
 
+def asked_name(function: Any) -> str:
+    """What torch was asked for, by one name for a function, a method and an operator."""
+    name: str = getattr(function, "__name__", "")
+    if name == "__get__":
+        return f"get {function.__self__.__name__}"
+    name = name.strip("_") if name.startswith("__") else name
+    return _SAME.get(name, name)
+
+
+_SAME = {
+    "radd": "add",
+    "rmul": "mul",
+    "truediv": "div",
+    "true_divide": "div",
+    "divide": "div",
+    "multiply": "mul",
+    "subtract": "sub",
+}
+
+
 @dataclass(frozen=True)
 class ModelNames:
     """A model's parameters and lists of modules, by name.
@@ -47,6 +67,12 @@ class ModelNames:
             if isinstance(module, nn.ModuleList | nn.Sequential):
                 lists[path] = len(module)
         return cls(tuple(first.values()), owned, lists)
+
+    def first(self, name: str) -> str:
+        """The first name of the parameter that has this one."""
+        path, _, leaf = name.rpartition(".")
+        own = self.owned.get(path, {})
+        return next((first for first, here in own.items() if here == leaf), name)
 
     def at(self, path: str, name: str) -> str:
         """A parameter's name as a module that has it calls it; else its first name."""

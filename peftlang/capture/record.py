@@ -13,7 +13,7 @@ Nothing of torch's compiler takes part, and no graph breaks.
 import inspect
 import operator
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -35,7 +35,8 @@ from peftlang.capture.facts import (
     ModuleCall,
     Place,
 )
-from peftlang.capture.stand_in import modules_of, with_weights, without_weights
+from peftlang.capture.mutation import written
+from peftlang.capture.stand_in import modules_of, with_weights, without_values, without_weights
 from peftlang.diagnostics import PeftError
 
 
@@ -56,18 +57,48 @@ def record(
         PeftError: C706 if the model cannot be called so.
     """
     fake = FakeTensorMode(allow_non_fake_inputs=True)
+    names = ModelNames.of(modules_of(model))
     memo: dict[int, Tensor] = {}
     inputs = {name: _here(value, memo) for name, value in example_inputs.items()}
     try:
-        return _recorded(model, without_weights(model, fake), inputs, fake, training)
+        recorder = Recorder(fake, names)
+        return _recorded(recorder, without_weights(model, fake), (), inputs, training)
     except Exception as error:
         first = error
     if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
         raise _unreadable(first, example_inputs) from first
     try:
-        return _recorded(model, with_weights(model), dict(example_inputs), None, training)
+        recorder = Recorder(None, names)
+        return _recorded(recorder, with_weights(model), (), dict(example_inputs), training)
     except Exception as error:
         raise _unreadable(error, example_inputs) from error
+
+
+def record_module(
+    module: nn.Module,
+    path: str,
+    names: ModelNames,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> CapturedGraph:
+    """Record one module of a model, in its mode, called as it is called in the model now.
+
+    Nothing that the arguments hold (a cache) is changed by it.
+
+    Args:
+        module: The module.
+        path: Its path in the model.
+        names: The model's names, in which the graph is.
+        args: The module's arguments; of real numbers, their shapes and number types alone count.
+        kwargs: Those given by name.
+
+    Raises:
+        Exception: whatever the module raises where it reads what its weights make.
+    """
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    twin = without_weights(module, fake)
+    given, named = without_values((tuple(args), dict(kwargs)), fake)
+    return _recorded(Recorder(fake, names, path), twin, given, named, module.training)
 
 
 def _unreadable(error: Exception, inputs: Mapping[str, Any]) -> PeftError:
@@ -92,22 +123,17 @@ def _here(value: Any, memo: dict[int, Tensor]) -> Any:
 
 
 def _recorded(
-    model: nn.Module,
-    twin: nn.Module,
-    inputs: dict[str, Any],
-    fake: FakeTensorMode | None,
-    training: bool,
+    recorder: "Recorder", twin: nn.Module, args: Any, kwargs: dict[str, Any], training: bool
 ) -> CapturedGraph:
     twin.train(training)
-    recorder = Recorder(fake, ModelNames.of(modules_of(model)))
-    recorder.declare(twin, inputs)
+    recorder.declare(twin, args, kwargs)
     run_at_once(twin)
     _watch(twin, recorder)
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(torch.no_grad())
         stack.enter_context(recorder)
-        result = twin(**inputs)
+        result = twin(*args, **kwargs)
     return recorder.finished(result, training)
 
 
@@ -120,10 +146,12 @@ class Recorder(TorchFunctionMode):
     Args:
         fake: Computes with stand-ins; None where tensors have their values.
         names: Names of the model's parameters and modules.
+        path: The module of it that is called.
     """
 
-    def __init__(self, fake: FakeTensorMode | None, names: ModelNames) -> None:
+    def __init__(self, fake: FakeTensorMode | None, names: ModelNames, path: str = "") -> None:
         super().__init__()
+        self._path = path
         self.graph, self.facts = Graph(), GraphFacts(names)
         self.calls: list[ModuleCall] = []
         self._fake = fake
@@ -135,19 +163,24 @@ class Recorder(TorchFunctionMode):
         self._decided: list[tuple[Any, Any, Any]] = []
         self._constants: dict[Node, Tensor] = {}
 
-    def declare(self, twin: nn.Module, inputs: Mapping[str, Any]) -> None:
+    def declare(self, twin: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
         """Make placeholders of the tensors that the call starts from."""
-        for known, tensors in (
-            (self.facts.parameters, twin.named_parameters()),
-            (self.facts.buffers, twin.named_buffers()),
-        ):
-            for name, tensor in tensors:
-                known[self._placeholder(name.replace(".", "_"), tensor)] = name
-        for name, value in inputs.items():
+        for name, tensor in twin.named_parameters():
+            node = self._placeholder(name.replace(".", "_"), tensor)
+            self.facts.parameters[node] = self.facts.names.first(self.whole(name))
+        for name, tensor in twin.named_buffers():
+            node = self._placeholder(name.replace(".", "_"), tensor)
+            self.facts.buffers[node] = self.whole(name)
+        given = {f"argument_{place}": value for place, value in enumerate(args)}
+        for name, value in {**given, **kwargs}.items():
             for index, leaf in enumerate(tree_leaves(value)):
                 if isinstance(leaf, Tensor) and id(leaf) not in self._nodes:
                     made = self._placeholder(name if leaf is value else f"{name}_{index}", leaf)
                     self._inputs.append(made)
+
+    def whole(self, name: str) -> str:
+        """The qualified name of what has this name in the module that is called."""
+        return f"{self._path}.{name}" if self._path and name else self._path or name
 
     def _placeholder(self, name: str, value: Tensor) -> Node:
         node = self.graph.placeholder(name)
@@ -174,6 +207,9 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         result = self._computed(func, args, kwargs)
+        if _is_given_back(result, func, args, kwargs):
+            # `x.to(x.dtype)` gives `x` itself, and in another number type it would not.
+            result = result.view_as(result)
         target = _target(func)
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         if target is not None and (made or target is operator.setitem):
@@ -284,6 +320,14 @@ def _in_half(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     return func(*half, **kwargs).to(kinds[0])
 
 
+def _is_given_back(result: Any, func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether an operation gives one of its operands, in which it has not written."""
+    if not any(result is value for value in (*args, *kwargs.values())):
+        return False
+    changed = written(getattr(func, "__name__", ""), func, args, kwargs)
+    return isinstance(result, Tensor) and not any(result is value for value in changed)
+
+
 _NAMES = (
     "add sub mul truediv matmul floordiv mod pow xor lt gt le ge eq ne lshift rshift neg invert "
     "getitem setitem iadd isub imul itruediv iand ior"
@@ -349,7 +393,7 @@ def _watch(twin: nn.Module, recorder: Recorder) -> None:
     """Let the recorder know which module runs: around forward, as an adapter would act."""
     for path, module in twin.named_modules():
         own = module.__dict__.get("forward") or types.MethodType(type(module).forward, module)
-        module.__dict__["forward"] = _watching(path, module, own, recorder)
+        module.__dict__["forward"] = _watching(recorder.whole(path), module, own, recorder)
 
 
 def _watching(

@@ -25,6 +25,11 @@ def is_adapters(name: str) -> bool:
     return ADAPTERS in name.split(".")
 
 
+def base_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """A module's parameters by name but for adapters'; tied ones once."""
+    return {name: p for name, p in module.named_parameters() if not is_adapters(name)}
+
+
 def own_class(module: nn.Module) -> type[nn.Module]:
     """The class that a module has without those put on top of it to adapt or to shard it."""
     kind = type(module)
@@ -113,6 +118,28 @@ class _Copier:
             return value
 
 
+class _Arguments(_Copier):
+    """Copies arguments, and objects of Python classes among them: caches of keys and values."""
+
+    def _other(self, value: Any) -> Any:
+        kind = type(value)
+        if isinstance(value, nn.Module | type | types.FunctionType) or not _is_plain(kind):
+            return value if isinstance(value, nn.Module) else super()._other(value)
+        made = object.__new__(kind)
+        self._memo[id(value)] = made
+        self._memo.setdefault(-1, []).append(value)
+        made.__dict__.update({k: self.value(v) for k, v in value.__dict__.items()})
+        return made
+
+
+def _is_plain(kind: type) -> bool:
+    """Whether objects are made of their attributes, and of nothing else."""
+    special = ("__reduce__", "__reduce_ex__", "__getstate__", "__deepcopy__", "__slots__")
+    return kind.__new__ is object.__new__ and all(
+        getattr(kind, name, None) is getattr(object, name, None) for name in special
+    )
+
+
 _HOOKS = (
     *(n for n in nn.Module().__dict__ if n.endswith(("_hooks", "_hooks_with_kwargs"))),
     "_forward_hooks_always_called",
@@ -168,6 +195,18 @@ def without_weights(model: nn.Module, fake: FakeTensorMode) -> nn.Module:
         return nn.Parameter(made, requires_grad=False) if parameter else made
 
     return _Copier(home)(model)
+
+
+def without_values(values: Any, fake: FakeTensorMode) -> Any:
+    """A copy of arguments, whatever holds tensors in them; of real numbers, without the values."""
+
+    def home(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point() and not tensor.is_meta:
+            return _plain(tensor).detach().to("cpu", copy=True)
+        with fake:
+            return torch.empty(tuple(tensor.shape), dtype=tensor.dtype)
+
+    return _Arguments(home).value(values)
 
 
 def with_weights(model: nn.Module) -> nn.Module:

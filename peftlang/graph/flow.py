@@ -8,7 +8,7 @@ from torch.fx import Node
 
 from peftlang.capture import CapturedGraph, GraphFacts
 from peftlang.capture.facts import VALUE
-from peftlang.graph.ops import CASTS, VIEWS, mutates, name_of
+from peftlang.graph.ops import CASTS, VIEWS, mutates, name_of, written_into
 
 
 class Flow:
@@ -39,8 +39,8 @@ class Flow:
             self.operands[node] = list(dict.fromkeys(operands))
             for operand in self.operands[node]:
                 self.readers[operand].append(node)
-            if mutates(node) and node.all_input_nodes:
-                writers.setdefault(self.storage(node.all_input_nodes[0]), []).append(node)
+            for operand in written_into(node):
+                writers.setdefault(self.storage(operand), []).append(node)
 
     def _fed_by_inputs(self) -> set[Node]:
         live: set[Node] = set()

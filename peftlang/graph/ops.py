@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from peftlang.capture.mutation import written
+
 _SAME = {
     "iadd": "add",
     "isub": "sub",
@@ -147,12 +149,21 @@ def name_of(node: Node) -> str:
     return _SAME.get(name, name)
 
 
+def written_into(node: Node) -> list[Node]:
+    """The operands that a node writes into, without that showing in the graph's edges."""
+    if node.op not in {"call_method", "call_function"}:
+        return []
+    target: Any = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        target = target.overloadpacket
+    name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    found = written(name, None if isinstance(target, str) else target, node.args, node.kwargs)
+    return [operand for operand in found if isinstance(operand, Node)]
+
+
 def mutates(node: Node) -> bool:
-    """Whether the node writes into its first operand without that showing in the graph's edges."""
-    if node.op == "call_method":
-        name = str(node.target)
-        return name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
-    return node.op == "call_function" and getattr(node.target, "__name__", "") == "setitem"
+    """Whether a node writes into one of its operands."""
+    return bool(written_into(node))
 
 
 def is_matmul(node: Node) -> bool:

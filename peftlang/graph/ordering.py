@@ -5,7 +5,7 @@ import heapq
 from torch.fx import Graph, Node
 
 from peftlang.diagnostics import PeftError
-from peftlang.graph.ops import name_of
+from peftlang.graph.ops import mutates
 
 
 def in_order(graph: Graph) -> None:
@@ -32,7 +32,7 @@ def in_order(graph: Graph) -> None:
                 heapq.heappush(ready, place[user])
     if len(ordered) < len(nodes):
         raise _not_there("what it makes is computed from what reads it")
-    if any(_in_place(node) for node in nodes):
+    if any(mutates(node) for node in nodes):
         raise _not_there("the model changes values in place, so nothing can be moved")
     last = nodes[0].prev
     for node in ordered:
@@ -47,11 +47,6 @@ def _is_ordered(nodes: list[Node]) -> bool:
             return False
         seen.add(node)
     return True
-
-
-def _in_place(node: Node) -> bool:
-    name = name_of(node)
-    return (name.endswith("_") and not name.endswith("__")) or name in {"setitem", "copy_"}
 
 
 def _not_there(why: str) -> PeftError:

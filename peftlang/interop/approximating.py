@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from peftlang.capture import base_parameters
 from peftlang.diagnostics import PeftError
 from peftlang.interop import folder as files
 from peftlang.interop.exporting import adapter_called, base_name, task_options
 from peftlang.interop.reading import ROOT
 from peftlang.interop.targets import as_targets, is_linear, is_transposed
-from peftlang.interop.trained import base_parameters
 from peftlang.merging import NotMergeable, folded_weights
 from peftlang.runtime import registry as state
 
@@ -132,7 +132,7 @@ class _Parts:
             self.tensors[f"{ROOT}{path}.base_layer.bias"] = self.tensors.pop(f"{path}.bias")
         modules = sorted(self._whole - set(targets))
         for path in modules:
-            for leaf, own in self._model.get_submodule(path).named_parameters():
+            for leaf, own in base_parameters(self._model.get_submodule(path)).items():
                 name = f"{path}.{leaf}"
                 self.tensors[ROOT + name] = self.tensors.pop(name, own.detach())
         transposed = any(is_transposed(self._model.get_submodule(path)) for path in targets)

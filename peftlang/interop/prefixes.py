@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from peftlang.capture import base_parameters
 from peftlang.diagnostics import PeftError
 from peftlang.interop.correspondence import Form
 from peftlang.interop.positions import Disagreement, cached, check_agree, turns, uncached
-from peftlang.interop.trained import base_parameters
 from peftlang.ir.plan import Site
 from peftlang.runtime import registry as state
 

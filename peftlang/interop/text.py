@@ -5,6 +5,7 @@ from itertools import groupby
 
 from torch import nn
 
+from peftlang.capture import base_parameters
 from peftlang.diagnostics import PeftError
 from peftlang.interop.forms import definitions, is_text, method_of
 from peftlang.interop.reading import PROMPT, Module, Reading
@@ -102,7 +103,7 @@ def _trained(reading: Reading, model: nn.Module) -> list[str]:
     found, left = [], dict.fromkeys(reading.trained)
     for name in list(left):
         module = name.rpartition(".")[0]
-        own = [f"{module}.{leaf}" for leaf, _ in model.get_submodule(module).named_parameters()]
+        own = [f"{module}.{leaf}" for leaf in base_parameters(model.get_submodule(module))]
         if name in left and len(own) > 1 and all(other in left for other in own):
             found.append(module)
             for other in own:

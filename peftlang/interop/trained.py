@@ -6,15 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftlang.capture import is_adapters
+from peftlang.capture import base_parameters, is_adapters
 from peftlang.diagnostics import PeftError
 from peftlang.interop.correspondence import Correspondence
 from peftlang.interop.targets import own_modules
-
-
-def base_parameters(model: nn.Module) -> dict[str, Tensor]:
-    """The base's own parameters by name; tied ones once."""
-    return {n: p for n, p in model.named_parameters() if not is_adapters(n)}
 
 
 def tied_names(model: nn.Module) -> dict[str, list[str]]:
@@ -36,7 +31,7 @@ def copied_parameters(
         PeftError: I906, one is missing; I907, one is of another shape.
     """
     found = {}
-    for leaf, parameter in model.get_submodule(place).named_parameters():
+    for leaf, parameter in base_parameters(model.get_submodule(place)).items():
         key = f"{prefix}{leaf}"
         if key not in remaining:
             raise PeftError(

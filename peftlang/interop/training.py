@@ -6,10 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from peftlang.capture import base_parameters
 from peftlang.diagnostics import PeftError
 from peftlang.interop.correspondence import Correspondence
 from peftlang.interop.targets import own_modules
-from peftlang.interop.trained import base_parameters, tied_names
+from peftlang.interop.trained import tied_names
 from peftlang.ir.plan import TRAINED, Plan
 
 
@@ -106,7 +107,7 @@ def _whole_modules(names: Sequence[str], model: nn.Module) -> list[str]:
     every = {name for own in names for name in ties[own]}
     modules = sorted({name.rpartition(".")[0] for name in every})
     for path in modules:
-        for leaf, _ in model.get_submodule(path).named_parameters():
+        for leaf in base_parameters(model.get_submodule(path)):
             if f"{path}.{leaf}" not in every:
                 raise PeftError(
                     f"{path} trains in part, without its `{leaf}`; PEFT trains a module whole",

@@ -144,6 +144,7 @@ class Region(Frozen):
         path: The module.
         function: The operation's name; "" for none.
         number: Which of the module's operations of that name.
+        count: How many of that name there are.
         why: Why it is not smaller, as part of a sentence; "" where there is nothing smaller.
     """
 
@@ -151,6 +152,7 @@ class Region(Frozen):
     path: str
     function: str = ""
     number: int = 0
+    count: int = 0
     why: str = ""
 
 

@@ -115,6 +115,11 @@ class Borders:
         found = [entry for entry in found if entry[0] <= before]
         return max(found, key=lambda entry: entry[:2])[2] if found else None
 
+    def own(self, call: ModuleCall) -> list[Node]:
+        """The operations that a module itself asked for in a call."""
+        key = call.path, call.number
+        return [n for n in self.inside(call) if n.meta[STACK][-1] == key]
+
     def number_among(self, node: Node, nodes: Iterable[Node]) -> int:
         """How many of these came before a node and asked torch for the same function."""
         function = node.meta.get(FUNCTION)

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch.fx import Graph, Node
 
-from peftlang.capture.facts import FUNCTION
+from peftlang.capture.facts import FUNCTION, STACK, asked_name
 from peftlang.diagnostics import PeftError
 from peftlang.emit.rewriting import WRITTEN, Rewriting
 from peftlang.emit.slots import SLOT, Slot
@@ -56,10 +56,8 @@ class _Cut:
         self._kept: dict[Node, Kept] = {}
         self._seen: dict[Node, Kept] = {}
         self._given: dict[Node, dict[Operand, Kept]] = {}
-        readers = (r for o in region.occurrences for each in o.readers.values() for r in each)
-        self._readers = sorted(
-            {r for r in readers if FUNCTION in r.meta}, key=self._order.__getitem__
-        )
+        self._opened = self._open()
+        self._asked = [n for n in self._order if self._is_own(n)]
         self._arguments: dict[Border, Kept] = {}
         self._count = 0
 
@@ -72,19 +70,48 @@ class _Cut:
         operations = [self._at(p.node, piece) for p, piece in pieces if p.node is not None]
         others = dict.fromkeys((*self._seen, *self._given))
         operations += [self._at(n, None) for n in others if float(self._order[n]) not in at]
+        last = max((operation.number for operation in operations), default=-1)
         return Program(
             at.get(BEFORE),
             tuple(operations),
             at.get(AFTER),
             tuple(self._arguments.items()),
+            tuple(asked_name(n.meta[FUNCTION]) for n in self._asked[: last + 1]),
+            self._opened,
         )
 
     def _at(self, node: Node, piece: Piece | None) -> AtOperation:
-        function = node.meta[FUNCTION]
-        # Equal, and not the same: what gets an attribute is made anew for each use.
-        asked = [n for n in self._work.graph.nodes if n.meta.get(FUNCTION) == function]
         given = tuple(self._given.get(node, {}).items())
-        return AtOperation(function, asked.index(node), piece, given, self._seen.get(node))
+        return AtOperation(self._asked.index(node), piece, given, self._seen.get(node))
+
+    # Which operations count
+
+    def _open(self) -> frozenset[str]:
+        """The modules in which something is done, and those around them, up to the region's."""
+        opened = {self._region.path}
+        for node in self._work.graph.nodes:
+            if ASKED in node.meta and node.target is not forward and _changes(node):
+                opened |= self._around(node)
+        written = [n for n in self._work.graph.nodes if n.meta.get(WRITTEN)]
+        read = [operand for n in written for operand in n.all_input_nodes]
+        for node in (*read, *self._work.exported.values()):
+            if FUNCTION in node.meta and ASKED in node.meta:
+                users = (user for user in node.users if ASKED in user.meta)
+                if not any(self._around(one) <= opened for one in (node, *users)):
+                    opened |= self._around(node)
+        return frozenset(opened)
+
+    def _around(self, node: Node) -> set[str]:
+        """The modules within the region's in which an operation was asked for."""
+        paths = [path for path, _ in node.meta.get(STACK, ())]
+        start = paths.index(self._region.path) if self._region.path in paths else 0
+        return set(paths[start:])
+
+    def _is_own(self, node: Node) -> bool:
+        if FUNCTION not in node.meta or ASKED not in node.meta:
+            return False
+        stack = node.meta.get(STACK, ())
+        return (stack[-1][0] if stack else "") in self._opened
 
     # What is needed where
 
@@ -102,14 +129,30 @@ class _Cut:
                     point.wanted.append((new, _outside(old)))
                 else:
                     point.wanted.append((new, operand))
-        after = _Point(AFTER)
         given = self._work.graph.output_node().args[0]
         assert isinstance(given, tuple)
         for border, node in zip(self._region.outputs, given, strict=True):
             if isinstance(node, Node) and node.meta.get(WRITTEN):
-                after.wanted.append((node, border))
-        after.wanted += [(node, slot) for slot, node in self._work.exported.items()]
-        return [*found.values(), after] if after.wanted else list(found.values())
+                found.setdefault(AFTER, _Point(AFTER)).wanted.append((node, border))
+        for slot, node in self._work.exported.items():
+            time, at = self._earliest(node)
+            found.setdefault(time, _Point(time, at)).wanted.append((node, slot))
+        return list(found.values())
+
+    def _earliest(self, node: Node) -> tuple[float, Node | None]:
+        """When a value can be handed on: modules within may read it in the same call."""
+        closure = self._closure([node], None)
+        leaves = {n for made in closure for n in made.all_input_nodes} - closure or {node}
+        last = max(map(self._made, leaves))
+        if last in {BEFORE, AFTER}:
+            return last, None
+        following = next((n for n in self._asked if self._order[n] > last), None)
+        return (AFTER, None) if following is None else (float(self._order[following]), following)
+
+    def _made(self, node: Node) -> float:
+        if SLOT in node.meta or (BORDER in node.meta and node.meta[BORDER].side == "in"):
+            return BEFORE
+        return AFTER if node.target in {taken, forward} else float(self._order[node])
 
     def _piece(self, point: _Point, later: Iterable[_Point]) -> Piece:
         """The code for one point; of what it makes, what later ones need too is kept."""
@@ -170,11 +213,13 @@ class _Cut:
         """A value that was there before, and is kept."""
         if node.target in {taken, forward} or not self._order[node] < point.time:
             raise _early(node)
-        for reader in self._readers:
+        if node in self._asked:
+            return self._keep(self._seen, node)
+        for reader in (user for user in self._asked if self._order[user] < point.time):
             operand = _operand_of(reader, node)
-            if operand is not None and self._order[reader] < point.time:
+            if operand is not None:
                 return self._keep(self._given.setdefault(reader, {}), operand)
-        return self._keep(self._seen, node)
+        raise _early(node)
 
     def _keep(self, where: dict[Any, Kept], key: Any) -> Kept:
         if key not in where:

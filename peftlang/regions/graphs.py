@@ -27,12 +27,14 @@ class RegionGraph:
     """A region's operations, and where sites run among them.
 
     Attributes:
+        path: The module.
         graph: The operations; what comes from outside are placeholders with a slot or a border.
         occurrences: The sites, in terms of this graph.
         outputs: The values that the region gives, by border; the graph's output holds them.
         far: Values that show at the borders of other modules.
     """
 
+    path: str
     graph: Graph = field(default_factory=Graph)
     occurrences: list[Occurrence] = field(default_factory=list)
     outputs: list[Border] = field(default_factory=list)
@@ -66,7 +68,7 @@ class _AtBorder:
     def __init__(self, captured: CapturedGraph, call: ModuleCall) -> None:
         self._borders, self._call = Borders.of(captured), call
         self._facts = captured.facts
-        self._made = RegionGraph()
+        self._made = RegionGraph(call.path)
         self._nodes: dict[Node, Node] = {}
         self._results: dict[Node, Node] = {}
 
@@ -139,7 +141,7 @@ def inside(
     captured: CapturedGraph, call: ModuleCall, sites: Iterable[tuple[Occurrence, Iterable[str]]]
 ) -> RegionGraph:
     """The graph of a module's own operations, as they were recorded in one call of it."""
-    borders, made = Borders.of(captured), RegionGraph()
+    borders, made = Borders.of(captured), RegionGraph(call.path)
     known: dict[Node, Node] = {}
     nodes = borders.inside(call)
     wanted = {o.values[name] for o, names in sites for name in names if name in o.values}

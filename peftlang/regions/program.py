@@ -52,14 +52,12 @@ class AtOperation:
     """What is done at one operation of a module.
 
     Attributes:
-        function: What torch is asked for.
-        number: How often the module asked for it before.
+        number: How many operations the module asked for before.
         before: What changes its operands.
         given: Operands that are kept for later.
         seen: Its result, kept for later.
     """
 
-    function: Any
     number: int
     before: Piece | None = None
     given: tuple[tuple[Operand, Kept], ...] = ()
@@ -75,12 +73,17 @@ class Program:
         operations: At operations of it.
         after: Behind it.
         kept: Arguments that are needed behind it.
+        asked: Names of the operations that the module asks for, up to the last that matters.
+        opened: Modules whose operations count: the module, and those inside of it in which
+            something is done.
     """
 
     before: Piece | None = None
     operations: tuple[AtOperation, ...] = ()
     after: Piece | None = None
     kept: tuple[tuple[Border, Kept], ...] = ()
+    asked: tuple[str, ...] = ()
+    opened: frozenset[str] = frozenset()
 
     @property
     def slots(self) -> list[Slot]:

@@ -129,7 +129,8 @@ class Acting:
             part, here = self._part(region.path), replace(used, occurrence=occurrence, again=())
             if region.kind == "operation":
                 key = region.function, region.number
-                at = part.operations.setdefault(key, Operation(part.path, *key))
+                made = Operation(part.path, *key, count=region.count)
+                at = part.operations.setdefault(key, made)
                 at.function, at.recorded = _asked(occurrence.call)
                 at.sites.append(here)
                 at.far[occurrence.site.id] = self._shown(here)
@@ -197,10 +198,11 @@ class Acting:
         """What the passes rewrite for a module."""
         make = inside if part.within else at_border
         sites = [(used.occurrence, used.names) for used in part.sites]
-        return make(self.survey.graph, self._call(part.path), sites)
+        return make(self.survey.graph, self.call(part), sites)
 
-    def _call(self, path: str) -> ModuleCall:
-        return next(call for call in self.survey.graph.calls if call.path == path)
+    def call(self, part: Part) -> ModuleCall:
+        """The first call of a module when the model was recorded."""
+        return next(call for call in self.survey.graph.calls if call.path == part.path)
 
 
 def numbered(number: int) -> Acting:

@@ -25,13 +25,13 @@ from peftlang.runtime.call import (
     scope_of,
     supplied_to,
 )
-from peftlang.runtime.dispatch import Dispatch, Seen, own_weight
+from peftlang.runtime.dispatch import Dispatch, Watched, own_weight
 from peftlang.runtime.entry import Entry
 from peftlang.runtime.inputs import checked
 from peftlang.runtime.parts import Operation, Part
 from peftlang.runtime.programs import as_graph, program, replacing
-from peftlang.runtime.running import Read, Run, argument, described, hand_on, inner, missed, places
-from peftlang.runtime.seams import At, Seams, Unseen, tensors_of
+from peftlang.runtime.running import Read, Run, argument, described, hand_on, inner, places
+from peftlang.runtime.seams import At, Seams, Seen, is_open, tensors_of, unseen
 from peftlang.runtime.sentinel import check
 from peftlang.runtime.values import Values
 from peftlang.runtime.whole import Recorded, decisions, form_of
@@ -117,13 +117,11 @@ class Calls:
         running = dispatch.path in call.running
         call.running.add(dispatch.path)
         try:
-            part = call.acting.parts.get(dispatch.path)
-            if call.acting.whole is not None and not dispatch.path:
-                result = self._as_graph(call, module, args, kwargs)
-            elif part is None:
-                result = own(*args, **kwargs)
+            if is_open(dispatch.path):
+                result = self._here(call, dispatch.path, module, own, args, kwargs)
             else:
-                result = _At(self.values, call, part, module)(own, args, kwargs)
+                with unseen():
+                    result = self._here(call, dispatch.path, module, own, args, kwargs)
             ran = call.frames[-1]
         finally:
             call.frames.pop()
@@ -132,6 +130,16 @@ class Calls:
         if len(ran) < len(dispatch.children):
             check(call, dispatch, module, ran)
         return result
+
+    def _here(
+        self, call: Call, path: str, module: nn.Module, own: Own, args: Any, kwargs: dict[str, Any]
+    ) -> Any:
+        part = call.acting.parts.get(path)
+        if call.acting.whole is not None and not path:
+            return self._as_graph(call, module, args, kwargs)
+        if part is None:
+            return own(*args, **kwargs)
+        return _At(self.values, call, part, module)(own, args, kwargs)
 
     def _without_inputs(self, call: Call, kwargs: dict[str, Any]) -> dict[str, Any]:
         given = {k: v for k, v in kwargs.items() if k in call.acting.inputs}
@@ -176,7 +184,7 @@ class Calls:
                 return None
             value = own_weight(module, name)
             if isinstance(value, Tensor):
-                return Seen.of(value, lambda: call.used.add(dispatch.path))
+                return Watched.of(value, lambda: call.used.add(dispatch.path))
         return None
 
 
@@ -208,8 +216,8 @@ class _At:
 
     def __call__(self, own: Own, args: Any, kwargs: dict[str, Any]) -> Any:
         call, part = self._call, self._part
-        with Unseen():
-            now = program(call.acting, part, self._module.training, self._given)
+        with unseen():
+            now = program(call.acting, part, self._module, self._given, args, kwargs)
         run = Run(call, self._read, args, kwargs)
         run.keep(now)
         weights: dict[str, Tensor] = {}
@@ -238,22 +246,21 @@ class _At:
     def _own(self, own: Own, run: Run, now: Program) -> None:
         """The module's own forward, with what is done at operations of it."""
         part = self._part
-        found = places(now, run, [(at, self._replacing(at)) for at in part.operations.values()])
-        if not found:
+        found = places(now, run)
+        if not found and not part.operations:
             run.result = own(*run.args, **run.kwargs)
             return
-        seams = Seams(found)
-        with seams:
+        replaced = {(at.name, at.number): self._replacing(at) for at in part.operations.values()}
+        seams = Seams(part.path, now.asked, found, replaced, now.opened or {part.path})
+        with Seen(seams), seams:
             run.result = own(*run.args, **run.kwargs)
-        if seams.reached < len(found):
-            names = [at.name for at in part.operations.values()]
-            raise missed(part.path, ", ".join(names) or "an operation of its own")
+        seams.check({at.name: at.count for at in part.operations.values()})
 
     def _replacing(self, at: Operation) -> At:
         def compute(function: Any, args: Any, kwargs: Any) -> Any:
             call, form = self._call, described(args, kwargs, at.folded)
             training, operands = self._module.training, (args, kwargs)
-            with Unseen():
+            with unseen():
                 found = replacing(call.acting, at, form, training, self._given, operands)
                 values = [self._read(slot) for slot in found.slots]
                 result, *exported = found.run(*values, *tensors_of(args, kwargs))

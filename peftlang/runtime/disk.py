@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from peftlang.capture import is_adapters
+from peftlang.capture import base_parameters
 from peftlang.diagnostics import PeftError
 from peftlang.runtime.holders import AdapterTensors
 from peftlang.runtime.registry import AdapterRecord
@@ -41,11 +41,7 @@ class Saved:
 
 def fingerprint(model: nn.Module) -> dict[str, Any]:
     """What tells one base from another: class and shapes, whatever the weights are."""
-    shapes = {
-        name: list(parameter.shape)
-        for name, parameter in model.named_parameters()
-        if not is_adapters(name)
-    }
+    shapes = {name: list(parameter.shape) for name, parameter in base_parameters(model).items()}
     text = json.dumps([type(model).__name__, shapes], sort_keys=True)
     config = getattr(model, "config", None)
     return {

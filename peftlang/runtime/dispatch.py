@@ -222,7 +222,7 @@ def own_weight(module: nn.Module, name: str) -> Any:
     raise AttributeError(f"'{type(module).__name__}' object has no attribute '{name}'")
 
 
-class Seen(Tensor):
+class Watched(Tensor):
     """A weight that was read past its module's forward; it says when something is made of it."""
 
     peftlang_note: Callable[[], None]
@@ -230,7 +230,7 @@ class Seen(Tensor):
     @staticmethod
     def of(value: Tensor, note: Callable[[], None]) -> Tensor:
         """The same tensor, watched."""
-        made = value.as_subclass(Seen)
+        made = value.as_subclass(Watched)
         made.peftlang_note = note
         return made
 
@@ -239,7 +239,7 @@ class Seen(Tensor):
         notes: list[Callable[[], None]] = []
 
         def bare(value: Any) -> Any:
-            if not isinstance(value, Seen):
+            if not isinstance(value, Watched):
                 return value
             notes.append(value.__dict__["peftlang_note"])
             with torch._C.DisableTorchFunctionSubclass():

@@ -5,13 +5,13 @@ into a shard, to disk. What brings a tensor to life there (offloading, sharding)
 forward of the module that has it; so a `Holder` is a module whose forward gives its tensors.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from peftlang.capture import ADAPTERS
+from peftlang.capture import ADAPTERS, base_parameters
 from peftlang.diagnostics import PeftError
 from peftlang.emit.starts import Start, like_at
 from peftlang.ir.method import TensorDef
@@ -181,7 +181,7 @@ def create(
             the same whatever else is in the plan, and on every device.
         dtype: Number type of parameters; None takes that of the weights at each site.
     """
-    parameters = dict(model.named_parameters())
+    parameters = base_parameters(model)
     made, start = AdapterTensors(name), Start(plan, parameters, seed)
     values: list[tuple[ParamGroup, Tensor, bool]] = []
     with torch.no_grad():
@@ -253,10 +253,3 @@ def _misshapen(definition: TensorDef, group: ParamGroup, value: Tensor, site: Si
         code="S408",
         help="choose smaller sizes; a matrix has rows * columns places",
     )
-
-
-def base_parameters(model: nn.Module) -> Mapping[str, nn.Parameter]:
-    """The parameters of a model but for its adapters'."""
-    from peftlang.capture import is_adapters
-
-    return {n: p for n, p in model.named_parameters() if not is_adapters(n)}

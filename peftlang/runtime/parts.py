@@ -54,6 +54,7 @@ class Operation:
         path: The module's.
         name: The operation's.
         number: How often the module asked torch for it before.
+        count: How often it does in all.
         function: What torch is asked for.
         recorded: Its operands when the model was recorded: nodes and plain values.
         sites: The sites.
@@ -63,6 +64,7 @@ class Operation:
     path: str
     name: str
     number: int
+    count: int = 1
     function: Any = None
     recorded: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
     sites: list[Used] = field(default_factory=list)

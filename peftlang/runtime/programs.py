@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 from torch.fx import Graph, Node
 
 from peftlang.capture import CapturedGraph
@@ -23,8 +24,10 @@ from peftlang.regions.graphs import operation
 from peftlang.regions.program import Program
 from peftlang.regions.usage import Used
 from peftlang.runtime.acting import Acting, numbered
+from peftlang.runtime.kinds import as_called, kind_of_call
 from peftlang.runtime.parts import Code, Operation, Part
-from peftlang.runtime.running import Described, missed
+from peftlang.runtime.running import Described
+from peftlang.runtime.seams import missed
 from peftlang.sites.locate import locate
 from peftlang.sites.occurrence import Located, Occurrence
 from peftlang.sites.survey import Survey
@@ -33,19 +36,29 @@ MODEL = "the model"
 """What its root is called in text."""
 
 
-def program(acting: Acting, part: Part, training: bool, given: str) -> Program:
+def program(
+    acting: Acting,
+    part: Part,
+    module: nn.Module,
+    given: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Program:
     """What runs at a module's border, and between its operations.
 
     Args:
         acting: The adapters.
-        part: The module.
-        training: Whether it is in training mode.
+        part: What is done at the module.
+        module: The module.
         given: What is known of the call: names of slots, with ``|`` between.
+        args: The module's arguments.
+        kwargs: Those given by name.
     """
+    kind = kind_of_call(args, kwargs) if part.within else ""
     if torch.compiler.is_compiling():
-        name = prepare(acting.number, part.path, training, given)
+        name = prepare(acting.number, part.path, module.training, given, kind)
     else:
-        name = _program(acting, part, training, given)
+        name = _program(acting, part, (module.training, given, kind), (module, args, kwargs))
     made: Program = getattr(part.made, name)
     return made
 
@@ -65,19 +78,19 @@ def replacing(
     """
     if torch.compiler.is_compiling():
         key = at.name, at.number, described
-        name = prepare(acting.number, at.path, training, given, key)
+        name = prepare(acting.number, at.path, training, given, "", key)
     else:
         name = _replacing(acting, at, described, training, given, operands)
     made: Code = getattr(at.made, name)
     return made
 
 
-def prepare(number: int, path: str, training: bool, given: str, at: Any = None) -> str:
+def prepare(number: int, path: str, training: bool, given: str, kind: str, at: Any = None) -> str:
     """Make code while TorchDynamo traces; its name, to what is traced a constant."""
     acting = numbered(number)
     part = acting.parts[path]
     if at is None:
-        return _program(acting, part, training, given)
+        return _program(acting, part, (training, given, kind), None)
     name, place, described = at
     return _replacing(acting, part.operations[name, place], described, training, given, None)
 
@@ -87,17 +100,24 @@ def prepare(number: int, path: str, training: bool, given: str, at: Any = None) 
 prepare._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def _program(acting: Acting, part: Part, training: bool, given: str) -> str:
-    name = part.made.names.get((training, given))
+Key = tuple[bool, str, str]
+"""Whether the module is in training mode, what is known of the call, and its kind."""
+
+
+def _program(acting: Acting, part: Part, key: Key, called: Any) -> str:
+    name = part.made.names.get(key)
     if name is None:
-        name = part.made.add((training, given), _written(acting, part, training, given))
+        name = part.made.add(key, _written(acting, part, key, called))
     return name
 
 
-def _written(acting: Acting, part: Part, training: bool, given: str) -> Program:
+def _written(acting: Acting, part: Part, key: Key, called: Any) -> Program:
     if not part.sites:
         return Program()
+    training, given, _ = key
     region = acting.graph(part)
+    if part.within and called is not None:
+        region = as_called(acting.survey, part, region, *called)
     work = _rewriting(acting, part.path or MODEL, region.graph, region.occurrences, training, given)
     acting.rewrite(work)
     return cut(region, work) or Program()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from peftlang.capture import is_adapters
+from peftlang.capture import base_parameters, is_adapters
 from peftlang.diagnostics import PeftError, did_you_mean
 from peftlang.emit.slots import Slot
 from peftlang.ir.plan import ActivePlan, Plan
@@ -190,6 +190,10 @@ class Registry:
                 for count in range(len(parts) + 1):
                     weights.setdefault(".".join(parts[:count]), set())
                 weights[path] |= self._weights_of(path)
+            for path, part in acting.parts.items():
+                if part.within or part.operations:
+                    for inner in _inside(self.root.get_submodule(path), path):
+                        weights.setdefault(inner, set())
         for path in self._dispatches.keys() - weights.keys():
             self._detach(path)
         for path, names in weights.items():
@@ -227,6 +231,15 @@ class Registry:
             self._dispatches[path].children = tuple(found)
 
 
+def _inside(module: nn.Module, path: str) -> Iterator[str]:
+    """Paths of the modules inside of a module, whose operations are told from its own."""
+    for name, child in module.named_children():
+        inner = f"{path}.{name}" if path else name
+        if not is_adapters(inner):
+            yield inner
+            yield from _inside(child, inner)
+
+
 def find(model: nn.Module) -> Registry | None:
     """The adapters of a model, if it has any."""
     found = model.__dict__.get(STATE)
@@ -251,6 +264,5 @@ def of(model: nn.Module) -> Registry:
 
 def freeze(root: nn.Module) -> None:
     """Nothing of the base trains; adapters bring what does."""
-    for name, parameter in root.named_parameters():
-        if not is_adapters(name):
-            parameter.requires_grad_(False)
+    for parameter in base_parameters(root).values():
+        parameter.requires_grad_(False)

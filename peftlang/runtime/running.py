@@ -1,7 +1,6 @@
 """One call of one module, with what the active adapters say there."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -10,10 +9,9 @@ from peftlang.capture import Place
 from peftlang.diagnostics import PeftError
 from peftlang.emit.slots import Slot
 from peftlang.regions.borders import Border
-from peftlang.regions.program import Kept, Operand, Piece, Program
+from peftlang.regions.program import AtOperation, Kept, Operand, Piece, Program
 from peftlang.runtime.call import Call
-from peftlang.runtime.parts import Operation
-from peftlang.runtime.seams import At, Unseen
+from peftlang.runtime.seams import At, unseen
 
 Read = Callable[[Slot], Any]
 """Gives the value of a slot in a call."""
@@ -63,7 +61,7 @@ class Run:
             The operation's operands, and those given by name.
         """
         values = [self._value(source, operands, options) for source in piece.sources]
-        with Unseen():
+        with unseen():
             made = piece.run(*values)
         for target, value in zip(piece.targets, made, strict=True):
             if isinstance(target, Operand):
@@ -106,14 +104,12 @@ def hand_on(call: Call, slot: Slot, value: Any) -> None:
         call.values[key] = value
 
 
-def places(
-    program: Program | None, run: Run, replaced: Sequence[tuple[Operation, At]]
-) -> list[tuple[Callable[[Any], bool], int, At]]:
-    """Which operations are changed, for `Seams`."""
-    found: list[tuple[Callable[[Any], bool], int, At]] = []
-    for at in program.operations if program else ():
+def places(program: Program, run: Run) -> dict[int, At]:
+    """Which operations are changed or looked at, for `Seams`."""
+    found: dict[int, At] = {}
+    for at in program.operations:
 
-        def compute(func: Any, args: Any, kwargs: Any, at: Any = at) -> Any:
+        def compute(func: Any, args: Any, kwargs: Any, at: AtOperation = at) -> Any:
             run.given(at.given, args, kwargs)
             if at.before is not None:
                 args, kwargs = run.piece(at.before, args, kwargs)
@@ -122,17 +118,8 @@ def places(
                 run.see(at.seen, result)
             return result
 
-        found.append((partial(_is, at.function), at.number, compute))
-    found += [(partial(_is_called, at.name), at.number, compute) for at, compute in replaced]
+        found[at.number] = compute
     return found
-
-
-def _is(wanted: Any, function: Any) -> bool:
-    return bool(function == wanted)
-
-
-def _is_called(name: str, function: Any) -> bool:
-    return getattr(function, "__name__", "") == name
 
 
 Described = tuple[tuple[Any, ...], tuple[str, ...], tuple[Any, ...]]
@@ -169,18 +156,6 @@ def kind_of(value: Tensor, folded: tuple[int, int] | None) -> Any:
     heads = int(value.shape[1]) if dims == 4 else 0
     alike = folded is not None and dims == 4 and heads == folded[0] and value.shape[2] == folded[1]
     return "tensor", value.dtype.is_floating_point, dims, heads, alike
-
-
-def missed(path: str, names: str) -> PeftError:
-    """The error for an operation of a module that was not asked for."""
-    where = f"`{path}`" if path else "the model"
-    return PeftError(
-        f"{where} ran without the operation in which its adapter acts ({names}), so it did not act",
-        code="R501",
-        help="the model computes otherwise than when it was adapted: adapt it as it is now, in the "
-        "mode and with the kind of input that it has; for the base without its adapter, use "
-        "`with peftlang.disabled(model):`",
-    )
 
 
 # Arguments and results

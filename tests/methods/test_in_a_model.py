@@ -28,7 +28,8 @@ from tests.oracles.plain import REFERENCES
 
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 
-CLOSE = 1e-9
+CLOSE = 1e-6
+"""Some models compute norms in float32 whatever they are in, and round a last bit away."""
 NOWHERE = {"S402", "S403", "S405", "S407", "S408", "S412", "S413", "S415", "S416", "S417"}
 
 WITH_SITES = [

@@ -1,0 +1,84 @@
+"""Which of its operands an operation writes into: the one place that says it."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+_OPERATORS = frozenset(
+    {
+        "iadd",
+        "iand",
+        "ifloordiv",
+        "imatmul",
+        "imod",
+        "imul",
+        "ior",
+        "ipow",
+        "isub",
+        "itruediv",
+        "ixor",
+        "setitem",
+    }
+)
+
+
+def written(name: str, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    """The operands that an operation writes into.
+
+    Args:
+        name: What it is called: ``add_``, ``__setitem__``, ``relu``.
+        function: The function, where there is more than a name.
+        args: Its operands.
+        kwargs: Those given by name.
+    """
+    found = [args[place] for place in _places(name) if place < len(args)]
+    out = kwargs.get("out")
+    if out is not None:
+        found += list(out) if isinstance(out, tuple | list) else [out]
+    if not found and args and _is_asked_in_place(function, args, kwargs):
+        found.append(args[0])
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _places(name: str) -> tuple[int, ...]:
+    """Places of operands that are written into, from the operator's schemas where it has some."""
+    plain = name.strip("_") if name.startswith("__") else name
+    if plain in _OPERATORS:
+        return (0,)
+    schemas = torch._C._jit_get_schemas_for_operator(f"aten::{name}")
+    if not schemas:
+        # What is no operator of torch's own: `torch.nn.init.normal_`.
+        return (0,) if name.endswith("_") and not name.endswith("__") else ()
+    return tuple(
+        sorted(
+            {
+                place
+                for schema in schemas
+                for place, argument in enumerate(schema.arguments)
+                if not argument.kwarg_only
+                and argument.alias_info is not None
+                and argument.alias_info.is_write
+            }
+        )
+    )
+
+
+def _is_asked_in_place(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a function of torch's is told so by its option `inplace`."""
+    if "inplace" in kwargs:
+        return bool(kwargs["inplace"])
+    place = _place_of_inplace(function)
+    return place is not None and place < len(args) and args[place] is True
+
+
+@lru_cache(maxsize=1024)
+def _place_of_inplace(function: Any) -> int | None:
+    try:
+        names = list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return None
+    return names.index("inplace") if "inplace" in names else None
