@@ -36,6 +36,9 @@ _SAME = {
     "subtract": "sub",
 }
 
+# TorchDynamo then calls it as it traces, rather than tracing it, and takes its result as a constant.
+asked_name._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
 
 @dataclass(frozen=True)
 class ModelNames:

@@ -24,6 +24,9 @@ _OPERATORS = frozenset(
     }
 )
 
+_WORDS = frozenset({"and_", "is_", "not_", "or_"})
+"""Of Python's module `operator`, called so since these are words of the language."""
+
 
 def written(name: str, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
     """The operands that an operation writes into.
@@ -49,6 +52,8 @@ def _places(name: str) -> tuple[int, ...]:
     plain = name.strip("_") if name.startswith("__") else name
     if plain in _OPERATORS:
         return (0,)
+    if name in _WORDS:
+        return ()
     schemas = torch._C._jit_get_schemas_for_operator(f"aten::{name}")
     if not schemas:
         # What is no operator of torch's own: `torch.nn.init.normal_`.

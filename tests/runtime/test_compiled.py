@@ -223,15 +223,38 @@ class Outer(nn.Module):
         return {"x": torch.zeros(2, 16)}
 
 
-@pytest.mark.parametrize("conditional", [False, True])
-@pytest.mark.parametrize("spec", ["lora", "adapter m { train weight }"])
-def test_a_frame_that_dynamo_skips(spec: str, conditional: bool) -> None:
+def outer(spec: str) -> Outer:
     model = Outer().eval()
     peftlang.compile(model, spec, **({"at": "linear"} if spec == "lora" else {}))
     for name, value in peftlang.adapters(model)["default"].parameters().items():
         value.data.add_(
             torch.randn(value.shape, generator=torch.Generator().manual_seed(len(name)))
         )
+    return model
+
+
+def test_a_module_that_goes_another_way_than_when_it_was_adapted() -> None:
+    """Between its operations the adapter acts; other operations may mean anything."""
+    model = outer("lora")
+    wanted = model(example())
+    model.inner.conditional = True
+    with pytest.raises(peftlang.PeftError, match="R501") as refused:
+        model(example())
+    assert "`inner` computes otherwise" in str(refused.value)
+    model.inner.conditional = False
+    assert torch.equal(model(example()), wanted)
+
+
+@pytest.mark.parametrize(
+    ("spec", "conditional"),
+    [
+        ("lora", False),
+        ("adapter m { train weight }", False),
+        ("adapter m { train weight }", True),
+    ],
+)
+def test_a_frame_that_dynamo_skips(spec: str, conditional: bool) -> None:
+    model = outer(spec)
     model.inner.conditional = conditional
     wanted = model(example())
     with peftlang.disabled(model):
