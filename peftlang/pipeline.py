@@ -32,6 +32,7 @@ from peftlang.runtime import disk
 from peftlang.runtime import registry as state
 from peftlang.runtime.holders import create
 from peftlang.runtime.registry import AdapterRecord, Registry
+from peftlang.sites import kept
 from peftlang.sites.planning import Planning
 from peftlang.sites.survey import Survey
 
@@ -57,7 +58,8 @@ def _nobody(_when: str, _step: str, _subject: Any) -> None:
 def survey(model: nn.Module, example_inputs: Mapping[str, Any] | None = None) -> Survey:
     """Find every site of a model by reading its graph; weights are not touched.
 
-    What was found is kept with an adapted model.
+    What was found is kept with an adapted model, and for others of the same class, config and
+    shapes (``peftlang cache``).
 
     Args:
         model: Any module, on any device, the meta device included.
@@ -73,9 +75,15 @@ def survey(model: nn.Module, example_inputs: Mapping[str, Any] | None = None) ->
             help="give the arguments of the model's forward by name, as {'input_ids': tensor}",
         )
     inputs = dict(example_inputs) if example_inputs is not None else inputs_of(model)
-    work = Planning(model, Adapter(name=""), graph=record(model, inputs))
-    roles(work)
-    return work.survey
+    name = kept.name_of(model, inputs)
+    found = kept.find(name) if name is not None else None
+    if found is None:
+        work = Planning(model, Adapter(name=""), graph=record(model, inputs))
+        roles(work)
+        found = work.survey
+        if name is not None:
+            kept.keep(name, found)
+    return found
 
 
 def plan(

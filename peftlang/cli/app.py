@@ -15,7 +15,7 @@ EXIT_WRONG = 1
 EXIT_USAGE = 2
 EXIT_BUG = 70
 
-COMMANDS = ("check", "fmt", "compile", "explain", "sites", "merge", "verify", "convert")
+COMMANDS = ("check", "fmt", "compile", "explain", "sites", "merge", "verify", "convert", "cache")
 """In the order of `--help`; each is the module of this package that has its name."""
 
 
