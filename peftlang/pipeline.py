@@ -158,7 +158,8 @@ class Rewriter:
         """Rewrite one region's graph."""
         without = {name for adapter in work.active for name in adapter.without}
         names = [adapter.name for adapter in work.active if adapter.name in self._observers]
-        _through(GRAPH, work, list(dict.fromkeys(map(self._observers.get, names))), without)
+        observers = dict.fromkeys(self._observers[name] for name in names)
+        _through(GRAPH, work, list(observers), without)
 
 
 def check_without(names: Sequence[str]) -> None:

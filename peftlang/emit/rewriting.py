@@ -83,12 +83,14 @@ class Rewriting:
         sites: dict[Node, list[str]] = {}
         for occurrence in self.occurrences:
             sites.setdefault(occurrence.call, []).append(occurrence.site.id)
-        return f"{self.name}:\n" + listing(
+        text = listing(
             self.graph,
             self._given_name,
             is_written=lambda node: WRITTEN in node.meta,
             note=lambda node: ", ".join(sites.get(node, ())),
         )
+        handed = "".join(f"\n  hand on {slot} = %{n.name}" for slot, n in self.exported.items())
+        return f"{self.name}:\n{text}{handed}"
 
     def _given_name(self, node: Node) -> str | None:
         if SLOT in node.meta:
