@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +28,29 @@ def _another(why: str) -> PeftError:
     )
 
 
+class Form:
+    """How tensors and plain values are held, as pytrees say it.
+
+    Copied and pickled as bytes: a part of torch's own form warns whenever one is made.
+    """
+
+    def __init__(self, spec: Any) -> None:
+        self.spec = spec
+
+    def __reduce__(self) -> Any:
+        return _unpacked, (pickle.dumps(self.spec),)
+
+    def with_leaves(self, leaves: Sequence[Any]) -> Any:
+        """What holds these."""
+        return tree_unflatten(list(leaves), self.spec)
+
+
+def _unpacked(packed: bytes) -> Form:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return Form(pickle.loads(packed))  # noqa: S301 -- within what is being unpickled
+
+
 class Arguments(nn.Module):
     """The arguments of a call, as the graph takes them; gives the tensors in them, each once.
 
@@ -34,14 +59,17 @@ class Arguments(nn.Module):
         values: Those of the recorded call; of tensors, shapes and number types are kept.
     """
 
+    _is_impure = True
+
     def __init__(self, names: Sequence[str], values: Sequence[Any]) -> None:
         super().__init__()
         self.names = tuple(names)
-        self.kinds, self.forms = [], []
+        self.kinds: list[list[tuple[Any, ...]]] = []
+        self.forms: list[Form] = []
         seen: list[Tensor] = []
         for value in values:
             leaves, form = tree_flatten(value)
-            self.forms.append(form)
+            self.forms.append(Form(form))
             self.kinds.append([_kind(leaf, seen) for leaf in leaves])
 
     def forward(self, *values: Any) -> tuple[Tensor, ...]:
@@ -55,7 +83,7 @@ class Arguments(nn.Module):
             self.names, values, self.kinds, self.forms, strict=True
         ):
             leaves, own = tree_flatten(value)
-            if own != form:
+            if own != form.spec:
                 raise _another(f"`{name}` has another form")
             for leaf, kind in zip(leaves, kinds, strict=True):
                 here = _kind(leaf, found)
@@ -90,9 +118,12 @@ class Read(nn.Module):
         answer: What it gave.
     """
 
+    # Nothing reads its result; passes of torch's that drop such operations are to leave it.
+    _is_impure = True
+
     def __init__(self, name: str, leaves: Sequence[Any], form: Any, answer: Any) -> None:
         super().__init__()
-        self.name, self.form, self.answer = name, form, answer
+        self.name, self.form, self.answer = name, Form(form), answer
         self.leaves = [None if isinstance(leaf, Node) else leaf for leaf in leaves]
         self.places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Node)]
 
@@ -106,7 +137,7 @@ class Read(nn.Module):
         for place, tensor in zip(self.places, tensors, strict=True):
             leaves[place] = tensor
         function: Any = getattr(Tensor, self.name, None) or getattr(torch, self.name)
-        if function(*tree_unflatten(leaves, self.form)) != self.answer:
+        if function(*self.form.with_leaves(leaves)) != self.answer:
             raise _another("the model goes another way for the values in its tensors")
 
 
@@ -120,7 +151,7 @@ class Result(nn.Module):
 
     def __init__(self, leaves: Sequence[Any], form: Any) -> None:
         super().__init__()
-        self.form = form
+        self.form = Form(form)
         self.leaves = [None if isinstance(leaf, Node) else leaf for leaf in leaves]
         self.places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Node)]
 
@@ -129,4 +160,4 @@ class Result(nn.Module):
         leaves = list(self.leaves)
         for place, tensor in zip(self.places, tensors, strict=True):
             leaves[place] = tensor
-        return tree_unflatten(leaves, self.form)
+        return self.form.with_leaves(leaves)

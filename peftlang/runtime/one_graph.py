@@ -58,6 +58,8 @@ def graph(model: nn.Module, inputs: Mapping[str, Any]) -> GraphModule:
             f"inputs is a {type(inputs).__name__}, not a dict",
             "give the arguments of the model's forward by name, as {'input_ids': tensor}",
         )
+    # What may be left out of a call stands last: it has a default.
+    inputs = dict(sorted(inputs.items(), key=lambda pair: is_plain(pair[1])))
     names = scope_of(found.calls)
     if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
         raise _refused(
@@ -167,7 +169,10 @@ class _Recorder(Recorder):
 # Assembling
 
 
-_IN_PLACE = {f"i{name}": f"__i{name}__" for name in "add sub mul truediv and or xor mod pow".split()}
+_IN_PLACE = {
+    f"i{name}": f"__i{name}__"
+    for name in ["add", "sub", "mul", "truediv", "and", "or", "xor", "mod", "pow"]
+}
 _IN_PLACE |= {"ifloordiv": "__ifloordiv__", "setitem": "__setitem__"}
 
 
@@ -191,11 +196,10 @@ class _Assembly:
         self._arguments()
         reads = self._reads()
         for node in captured.graph.nodes:
-            if node in self._known or node.op == "output":
-                continue
-            self._known[node] = self._copied(node)
-            for check, operands in reads.pop(node, ()):
-                self._called(check, operands)
+            if node.op != "output" and node not in self._known:
+                self._known[node] = self._copied(node)
+            for check, operands in reads.get(node, ()):
+                self._called(check, [self._known[operand] for operand in operands])
         self._output()
         made = GraphModule(self._root, self._graph, type(self._model).__name__)
         for name in self._unsaved:
