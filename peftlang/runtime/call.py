@@ -105,7 +105,7 @@ _LOCAL = _Local()
 
 @contextmanager
 def recorded() -> Iterator[None]:
-    """What this thread computes inside the ``with`` block is written down, operation by operation."""
+    """What this thread computes inside the ``with`` block is recorded, operation by operation."""
     _LOCAL.recorded += 1
     try:
         yield
@@ -114,7 +114,7 @@ def recorded() -> Iterator[None]:
 
 
 def is_read() -> bool:
-    """Whether what runs is traced or written down, so that tensors are to be no others."""
+    """Whether what runs is traced or recorded, so that tensors are to be no others."""
     return torch.compiler.is_compiling() or _LOCAL.recorded > 0
 
 

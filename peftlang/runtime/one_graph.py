@@ -90,8 +90,8 @@ def _recorded(
         return _once(model, inputs, names, supply, FakeTensorMode(allow_non_fake_inputs=True))
     except PeftError:
         raise
-    except Exception:
-        pass
+    except Exception as error:
+        first = error
     try:
         return _once(model, inputs, names, supply, None)
     except PeftError:
@@ -101,7 +101,7 @@ def _recorded(
         raise _refused(
             lines[0] if lines else type(error).__name__,
             "check that the model runs with these inputs: " + ", ".join(inputs),
-        ) from error
+        ) from first
 
 
 def _once(
