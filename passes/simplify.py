@@ -7,6 +7,7 @@ as it was.
 
 import operator
 from collections.abc import Hashable
+from functools import cache
 from typing import Any
 
 import torch
@@ -59,8 +60,14 @@ def _is_repeatable(node: Node) -> bool:
         name = getattr(node.target, "__name__", "")
     else:
         name = str(node.target) if node.op == "call_method" else ""
+    return _draws_nothing(name) and not mutates(node)
+
+
+@cache
+def _draws_nothing(name: str) -> bool:
+    """Whether torch has an operator of this name, and none of its forms draws random numbers."""
     operators = getattr(torch.ops.aten, name, None) if name.isidentifier() else None
-    if operators is None or mutates(node):
+    if operators is None:
         return False
     seeded = torch.Tag.nondeterministic_seeded
     return not any(seeded in getattr(operators, one).tags for one in operators.overloads())
