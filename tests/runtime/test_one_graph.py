@@ -221,6 +221,35 @@ def test_another_kind_of_call_is_refused(change: dict[str, Any], said: str) -> N
     assert caught.value.code == "R538"
 
 
+@pytest.mark.filterwarnings("ignore:.activation_checkpointing_enable. is dep:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is dep:FutureWarning")
+def test_checkpointed_layers_are_layers() -> None:
+    model: Any = adapted("tiny-llama", "prefix", training=True)
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    same(peftlang.graph(model, PLAIN), model, PLAIN)
+
+
+def test_number_types_are_the_models() -> None:
+    base = build("tiny-llama").bfloat16()
+    model = peftlang.compile(base, "lora", param_dtype=torch.float32)
+    made = peftlang.graph(model, PLAIN)
+    same(made, model, PLAIN)
+    kinds = {name: p.dtype for name, p in made.named_parameters()}
+    assert {kind for name, kind in kinds.items() if "peftlang" in name} == {torch.float32}
+
+
+@pytest.mark.parametrize("preset", ["tiny-mlp", "tiny-llama"])
+def test_it_is_exported_and_compiled(preset: str) -> None:
+    model = adapted(preset, "lora")
+    inputs = example_inputs(model)
+    made = peftlang.graph(model, inputs)
+    wanted = tensors(model, inputs)[0]
+    exported = torch.export.export(made, (), inputs)
+    torch.testing.assert_close(tensors(exported.module(), inputs)[0], wanted)
+    compiled = torch.compile(made, backend="eager", fullgraph=True)
+    torch.testing.assert_close(tensors(compiled, inputs)[0], wanted)
+
+
 AT = '"first", "second"'
 
 
