@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _is_usage(error: PeftError) -> bool:
     """The command line itself is wrong, or names a file that is not there or not usable."""
-    return error.code.startswith("C") or error.code in {"D601", "I901"} | _REFERENCES
+    return error.code.startswith("C") or error.code in {"D601", "I901", "R524"} | _REFERENCES
 
 
 _REFERENCES = {f"V8{number:02}" for number in range(1, 11)} | {"V814"}
