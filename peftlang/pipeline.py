@@ -64,7 +64,8 @@ def survey(model: nn.Module, example_inputs: Mapping[str, Any] | None = None) ->
         example_inputs: Keyword arguments of its forward; made from its config when not given.
 
     Raises:
-        PeftError: C7xx, inputs cannot be made or the model cannot be read.
+        PeftError: C7xx, inputs cannot be made or the model cannot be read; R522, part of it is
+            scripted.
     """
     if not isinstance(example_inputs, Mapping | None):
         raise PeftError(
@@ -72,6 +73,7 @@ def survey(model: nn.Module, example_inputs: Mapping[str, Any] | None = None) ->
             code="C707",
             help="give the arguments of the model's forward by name, as {'input_ids': tensor}",
         )
+    _check_readable(model)
     inputs = dict(example_inputs) if example_inputs is not None else inputs_of(model)
     work = Planning(model, Adapter(name=""), graph=record(model, inputs))
     roles(work)
@@ -129,14 +131,17 @@ class Rewriter:
 def _check_without(names: Sequence[str]) -> None:
     known = [step.__name__ for step in (*PLAN, *GRAPH)]
     for name in names:
-        if name not in OPTIONAL:
-            there = name in known
+        if name not in known:
             raise PeftError(
-                f"the pass `{name}` cannot be left out" if there else f"there is no pass `{name}`",
+                f"there is no pass `{name}`",
                 code="R524",
-                help=(did_you_mean(name, known) or "")
-                if not there
-                else "those that can be: " + (", ".join(sorted(OPTIONAL)) or "none"),
+                help=did_you_mean(name, known) or "the passes are " + ", ".join(known),
+            )
+        if name not in OPTIONAL:
+            raise PeftError(
+                f"the pass `{name}` cannot be left out",
+                code="R524",
+                help="those that can be: " + (", ".join(sorted(OPTIONAL)) or "none"),
             )
 
 
@@ -229,6 +234,7 @@ def _install(
 ) -> Model:
     present = state.find(model)
     _check_name(adapter_name, present)
+    _check_readable(model)
     known = present is not None and example_inputs is None
     surveyed = present.survey if present and known else survey(model, example_inputs)
     made = plan(built, model, surveyed, observe, without)
@@ -247,6 +253,18 @@ def _install(
     if backend != "eager":
         model.compile(backend=backend)
     return model
+
+
+def _check_readable(model: nn.Module) -> None:
+    """A scripted module's forward is code of its own, of which nothing can be read or changed."""
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            where = f"`{path}`" if path else "the model"
+            raise PeftError(
+                f"{where} is scripted, so an adapter can neither be placed in it nor around it",
+                code="R522",
+                help="adapt the model before torch.jit.script or torch.jit.trace",
+            )
 
 
 def _check_name(name: str, present: Registry | None) -> None:
