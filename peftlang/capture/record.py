@@ -165,11 +165,11 @@ class Recorder(TorchFunctionMode):
 
     def declare(self, twin: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
         """Make placeholders of the tensors that the call starts from."""
-        for name, tensor in twin.named_parameters():
-            node = self._placeholder(name.replace(".", "_"), tensor)
+        for name, parameter in twin.named_parameters():
+            node = self._placeholder(name.replace(".", "_"), parameter)
             self.facts.parameters[node] = self.facts.names.first(self.whole(name))
-        for name, tensor in twin.named_buffers():
-            node = self._placeholder(name.replace(".", "_"), tensor)
+        for name, buffer in twin.named_buffers():
+            node = self._placeholder(name.replace(".", "_"), buffer)
             self.facts.buffers[node] = self.whole(name)
         given = {f"argument_{place}": value for place, value in enumerate(args)}
         for name, value in {**given, **kwargs}.items():
