@@ -19,13 +19,9 @@ from peftlang.emit.lengthen import set_argument
 from peftlang.emit.rewriting import Emission, Rewriting, node_of, replace
 from peftlang.emit.slots import Slot
 from peftlang.ir.soft_tokens import POSITION_TABLE, entries, reserved_at
+from peftlang.prompts.places import cached_slot
 from peftlang.prompts.usage import ANGLES
 from peftlang.sites.occurrence import Occurrence
-
-
-def cached_slot(side: str) -> Slot:
-    """Slot of the number of tokens that the cache of a call holds: ``[1]``, whole."""
-    return Slot("cached", side)
 
 
 def mask(work: Rewriting) -> None:

@@ -12,8 +12,9 @@ from peftlang.emit.rows import select
 from peftlang.emit.score_chain import replayed
 from peftlang.emit.slots import Slot
 from peftlang.emit.views import SiteView
+from peftlang.graph.attention import Product
 from peftlang.ir.plan import Site
-from peftlang.sites.occurrence import Occurrence, Product
+from peftlang.sites.occurrence import Occurrence
 
 FOLDED = "bkgd"
 """Layout of the queries of one token: heads that share a key stand where tokens else do."""

@@ -1,9 +1,4 @@
-"""decompose: write out `torch.nn.MultiheadAttention`, which a graph holds as one opaque node.
-
-Requires: a graph from `capture` or a backend, recorded with the fused inference kernels switched
-off. Ensures: no `multi_head_attention_forward` is left; projections, scores and the product are
-nodes of their own, and the graph computes what it did, dropout's random numbers included.
-"""
+"""`torch.nn.MultiheadAttention`, which a graph holds as one opaque node, written out."""
 
 import math
 from collections.abc import Iterable
@@ -19,7 +14,6 @@ from torch.nn import functional
 
 from peftlang.capture.facts import STACK, VALUE, ModuleCall
 from peftlang.diagnostics import PeftError
-from peftlang.emit.rewriting import Rewriting
 from peftlang.graph.ops import name_of
 from peftlang.graph.written import WRITTEN_OUT, WrittenOut
 
@@ -38,15 +32,6 @@ _DEFAULTS: dict[str, Any] = dict.fromkeys(_NAMES) | {
     "is_causal": False,
 }
 _FUSED_KERNELS = frozenset({"transformer_encoder_layer_fwd", "native_multi_head_attention"})
-
-
-def decompose(work: Rewriting) -> None:
-    """Write out what a graph holds as one node.
-
-    Raises:
-        PeftError: S407, as `write_out`.
-    """
-    write_out(work.graph)
 
 
 def write_out(graph: Graph, calls: Iterable[ModuleCall] = ()) -> bool:
