@@ -39,12 +39,10 @@ def prompts(work: Rewriting) -> None:
 
 def _clamp(work: Rewriting, occurrence: Occurrence) -> None:
     """Soft tokens have ids below zero, which no table has."""
-    ids, lookup = occurrence.values["x"], occurrence.call
-    readers = occurrence.readers["x"]
+    ids, readers = occurrence.values["x"], occurrence.readers["x"]
     with Emission(work, readers[0]) as emission:
         real = emission.proxy(ids).clamp(min=0)
     replace(ids, node_of(real), readers, but=emission.made)
-    del lookup
 
 
 def _enter(work: Rewriting, occurrence: Occurrence) -> None:
