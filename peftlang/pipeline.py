@@ -94,7 +94,8 @@ def survey(
         observe: Called before and after the pass that finds them.
 
     Raises:
-        PeftError: C7xx, inputs cannot be made or the model cannot be read.
+        PeftError: C7xx, inputs cannot be made or the model cannot be read; R522, part of it is
+            scripted.
     """
     if not isinstance(example_inputs, Mapping | None):
         raise PeftError(
@@ -102,6 +103,7 @@ def survey(
             code="C707",
             help="give the arguments of the model's forward by name, as {'input_ids': tensor}",
         )
+    _check_readable(model)
     inputs = dict(example_inputs) if example_inputs is not None else inputs_of(model)
     # Who observes a pass sees it run.
     name = kept.name_of(model, inputs) if observe is None else None
@@ -290,6 +292,7 @@ def _install(
 ) -> Model:
     present = state.find(model)
     _check_name(adapter_name, present)
+    _check_readable(model)
     known = present is not None and example_inputs is None
     surveyed = present.survey if present and known else survey(model, example_inputs, observe)
     made = plan(built, model, surveyed, observe, without)
@@ -310,6 +313,18 @@ def _install(
     if backend != "eager":
         model.compile(backend=backend)
     return model
+
+
+def _check_readable(model: nn.Module) -> None:
+    """A scripted module's forward is code of its own, of which nothing can be read or changed."""
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            where = f"`{path}`" if path else "the model"
+            raise PeftError(
+                f"{where} is scripted, so an adapter can neither be placed in it nor around it",
+                code="R522",
+                help="adapt the model before torch.jit.script or torch.jit.trace",
+            )
 
 
 def _check_name(name: str, present: Registry | None) -> None:

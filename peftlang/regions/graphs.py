@@ -12,7 +12,7 @@ from torch.fx import Graph, Node, map_arg
 from peftlang.capture import CapturedGraph, GraphFacts, ModelNames, ModuleCall
 from peftlang.capture.facts import FUNCTION, STACK, VALUE
 from peftlang.emit.slots import SLOT, Slot
-from peftlang.regions.borders import Border, Borders
+from peftlang.graph.borders import Border, Borders
 from peftlang.sites.occurrence import Occurrence
 
 BORDER = "peftlang_border"
