@@ -13,7 +13,7 @@ Nothing of torch's compiler takes part, and no graph breaks.
 import inspect
 import operator
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -35,6 +35,7 @@ from peftlang.capture.facts import (
     ModuleCall,
     Place,
 )
+from peftlang.capture.memory import Memory, storages
 from peftlang.capture.mutation import written
 from peftlang.capture.stand_in import modules_of, with_weights, without_values, without_weights
 from peftlang.diagnostics import PeftError
@@ -157,6 +158,7 @@ class Recorder(TorchFunctionMode):
         self._fake = fake
         self._nodes: dict[int, Node] = {}
         self._alive: list[Tensor] = []
+        self._memory = Memory()
         self._stack: list[ModuleCall] = []
         self._numbers: dict[str, int] = {}
         self._inputs: list[Node] = []
@@ -191,6 +193,7 @@ class Recorder(TorchFunctionMode):
         """From here on the tensor is what the node computes."""
         self._nodes[id(value)] = node
         self._alive.append(value)
+        self._memory.made(value, node)
         return node
 
     def node(self, value: Tensor) -> Node:
@@ -206,16 +209,20 @@ class Recorder(TorchFunctionMode):
         self, func: Callable[..., Any], _types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        changed = _changed(func, args, kwargs)
+        into = storages(changed)
         result = self._computed(func, args, kwargs)
-        if _is_given_back(result, func, args, kwargs):
+        if _is_given_back(result, changed, args, kwargs):
             # `x.to(x.dtype)` gives `x` itself, and in another number type it would not.
             result = result.view_as(result)
         target = _target(func)
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        if target is not None and (made or target is operator.setitem):
+        if target is not None and (made or changed):
             if target is getattr:
                 args = (args[0], func.__self__.__name__)  # type: ignore[attr-defined]
-            self._write(func, target, args, kwargs, result)
+            node = self._write(func, target, args, kwargs, result)
+            self._memory.written(into, node)
+            self._name(node, result)
         elif getattr(func, "__name__", "") in _READING:
             self._decided.append((func, self._operands(args), result))
         return result
@@ -231,11 +238,11 @@ class Recorder(TorchFunctionMode):
 
     def _write(
         self, func: Callable[..., Any], target: Any, args: Any, kwargs: Any, result: Any
-    ) -> None:
+    ) -> Node:
         kind = "call_method" if isinstance(target, str) else "call_function"
         made = self.graph.create_node(kind, target, self._operands(args), self._operands(kwargs))
         made.meta |= {VALUE: result, STACK: self._modules(), FUNCTION: func}
-        self._name(made, result)
+        return made
 
     def _name(self, node: Node, result: Any) -> None:
         if isinstance(result, Tensor):
@@ -320,12 +327,16 @@ def _in_half(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     return func(*half, **kwargs).to(kinds[0])
 
 
-def _is_given_back(result: Any, func: Any, args: Any, kwargs: Any) -> bool:
+def _is_given_back(result: Any, changed: Iterable[Any], args: Any, kwargs: Any) -> bool:
     """Whether an operation gives one of its operands, in which it has not written."""
     if not any(result is value for value in (*args, *kwargs.values())):
         return False
-    changed = written(getattr(func, "__name__", ""), func, args, kwargs)
     return isinstance(result, Tensor) and not any(result is value for value in changed)
+
+
+def _changed(func: Any, args: Any, kwargs: Any) -> list[Any]:
+    """The operands that an operation writes into."""
+    return written(getattr(func, "__name__", ""), func, args, kwargs)
 
 
 _NAMES = (
