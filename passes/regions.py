@@ -16,7 +16,7 @@ from peftlang.capture.facts import FUNCTION, asked_name
 from peftlang.capture.memory import OVERWRITTEN
 from peftlang.emit.applications import applications
 from peftlang.graph.written import WRITTEN_OUT, WrittenOut
-from peftlang.ir.plan import ActivePlan, Region
+from peftlang.ir.plan import ActivePlan, Reason, Region
 from peftlang.regions.borders import Borders
 from peftlang.regions.usage import Used, usage_of
 from peftlang.sites.occurrence import Occurrence
@@ -40,9 +40,11 @@ def regions(work: Planning) -> None:
         for site in (name for name in placement.sites if name in found):
             mine = [a for a in acting[site] if a.placement is placement]
             _, own[site] = regions_of(survey.graph, usage_of(found[site], mine, ()))[0]
-            if ahead:
-                why = f"{ahead} is read before the model makes it"
-                own[site] = Region(kind="whole", path="", why=why)
+        for site in (name for name in placement.sites if name not in found):
+            own[site] = Region(kind="call", path="", reason=Reason(kind="arguments"))
+        if ahead:
+            reason = Reason(kind="ahead", names=(ahead,))
+            own = {site: Region(kind="whole", path="", reason=reason) for site in own}
         placements.append(placement.model_copy(update={"regions": own}))
     work.plan = plan.model_copy(update={"placements": tuple(placements)})
 
@@ -69,6 +71,11 @@ class _Choice:
         self._borders, self._used = borders, used
         self._writes = sorted(n for n in used.writes if n in used.occurrence.values)
         self._reads = sorted(n for n in used.reads if n in used.occurrence.values)
+
+    @property
+    def _changed(self) -> tuple[str, ...]:
+        """The names that tell why: those that change, or else those that are read."""
+        return tuple(self._writes or self._reads)
 
     def placed(self) -> list[Placed]:
         return self._operation() or self._border() or self._inside()
@@ -109,7 +116,7 @@ class _Choice:
             function=asked_name(function),
             number=asked.index(node.meta.get(WRITTEN_OUT, node)),
             count=len(asked),
-            why=f"it is within one operation of `{call.path}`",
+            reason=Reason(kind="within", names=self._changed),
         )
 
     # The border of one module
@@ -127,7 +134,8 @@ class _Choice:
         if not found:
             return []
         call = min(found, key=self._preference)
-        return [(self._used.occurrence, Region(kind="module", path=call.path))]
+        reason = Reason(kind="border", names=self._changed)
+        return [(self._used.occurrence, Region(kind="module", path=call.path, reason=reason))]
 
     def _always(self, path: str, covered: set[tuple[str, int]]) -> bool:
         calls = (call for call in self._borders.captured.calls if call.path == path)
@@ -195,14 +203,13 @@ class _Choice:
     def _inside(self) -> list[Placed]:
         everywhere = self._used.everywhere
         each = [self._holding(occurrence) for occurrence in everywhere]
-        names = ", ".join(f"`{name}`" for name in self._writes or self._reads)
         for call in each[0]:
             if not all(any(c.path == call.path for c in calls) for calls in each):
                 continue
             runs = self._runs(call.path, everywhere)
             if self._used.looks or all(places == runs[call.number] for places in runs.values()):
-                why = f"{names} shows between operations of `{call.path}` alone"
-                region = Region(kind="inside", path=call.path, why=why)
+                reason = Reason(kind="between", names=self._changed)
+                region = Region(kind="inside", path=call.path, reason=reason)
                 return [(o, region) for o in everywhere if self._borders.holds(call, o.call)]
         raise AssertionError(f"the model does not hold {self._used.occurrence.site.id}")
 

@@ -1,5 +1,6 @@
 """Merging: a plain base model that does what the adapted one does."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -93,21 +94,34 @@ def merge(model: Model, *, keep: bool = False, example_inputs: Any = None) -> Mo
     if folded.refused:
         raise NotMergeable(folded.refused)
     parameters = dict(model.named_parameters(remove_duplicate=False))
+    _exchange(parameters, folded.parameters)
     kept = _Kept(
         Merge(owner.active, folded.rounding),
-        {n: parameters[n].detach().clone() for n in folded.parameters} if keep else {},
+        folded.parameters,
         dict(owner.records),
         {n: owner.tensors(n) for n in owner.records},
         owner,
     )
     for name in list(owner.records):
         owner.remove(name)
-    with torch.no_grad():
-        for name, value in folded.parameters.items():
-            parameters[name].copy_(value)
     if keep:
         model.__dict__[MERGED] = kept
     return model
+
+
+def _exchange(parameters: Mapping[str, Tensor], values: dict[str, Tensor]) -> None:
+    """Store values in parameters, all or none; afterwards ``values`` holds what was there."""
+    before: dict[str, Tensor] = {}
+    with torch.no_grad():
+        try:
+            for name, value in values.items():
+                before[name] = parameters[name].detach().clone()
+                parameters[name].copy_(value)
+                values[name] = before[name]
+        except BaseException:
+            for name, value in before.items():
+                parameters[name].copy_(value)
+            raise
 
 
 def unmerge(model: Model) -> Model:

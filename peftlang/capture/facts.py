@@ -36,7 +36,7 @@ _SAME = {
     "subtract": "sub",
 }
 
-# TorchDynamo then calls it while it traces, instead of tracing it, and takes its result as it is.
+# TorchDynamo then calls it as it traces, rather than trace it: its result is a constant there.
 asked_name._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 

@@ -14,14 +14,14 @@ import inspect
 import operator
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx import Graph, Node
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
 from torch.utils._pytree import tree_flatten, tree_leaves
 
 from peftlang.capture.experts import run_at_once
@@ -131,11 +131,23 @@ def _recorded(
     run_at_once(twin)
     _watch(twin, recorder)
     with ExitStack() as stack:
+        stack.enter_context(_without_modes())
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(torch.no_grad())
         stack.enter_context(recorder)
         result = twin(*args, **kwargs)
     return recorder.finished(result, training)
+
+
+@contextmanager
+def _without_modes() -> Iterator[None]:
+    """Nothing that watches operations around a recording sees it: it is none of theirs."""
+    modes = [_pop_mode() for _ in range(torch._C._len_torch_function_stack())]
+    try:
+        yield
+    finally:
+        for mode in reversed(modes):
+            _push_mode(mode)
 
 
 # Operations
@@ -167,8 +179,8 @@ class Recorder(TorchFunctionMode):
 
     def declare(self, twin: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
         """Make placeholders of the tensors that the call starts from."""
-        for name, tensor in twin.named_parameters():
-            node = self._placeholder(name.replace(".", "_"), tensor)
+        for name, parameter in twin.named_parameters():
+            node = self._placeholder(name.replace(".", "_"), parameter)
             self.facts.parameters[node] = self.facts.names.first(self.whole(name))
         for name, tensor in twin.named_buffers():
             node = self._placeholder(name.replace(".", "_"), tensor)

@@ -134,10 +134,15 @@ class _Arguments(_Copier):
 
 def _is_plain(kind: type) -> bool:
     """Whether objects are made of their attributes, and of nothing else."""
-    special = ("__reduce__", "__reduce_ex__", "__getstate__", "__deepcopy__", "__slots__")
-    return kind.__new__ is object.__new__ and all(
-        getattr(kind, name, None) is getattr(object, name, None) for name in special
+    special = (
+        "__new__",
+        "__reduce__",
+        "__reduce_ex__",
+        "__getstate__",
+        "__deepcopy__",
+        "__slots__",
     )
+    return all(getattr(kind, name, None) is getattr(object, name, None) for name in special)
 
 
 _HOOKS = (

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from peftlang.capture import record
@@ -19,6 +18,7 @@ from peftlang.runtime.call import (
     in_backward,
     in_checkpoint,
     innermost,
+    is_read,
     keep_with,
     recalled,
     remember,
@@ -46,12 +46,16 @@ class Calls:
     Attributes:
         values: Where values come from.
         acting: Gives what acts where these adapters do; for None those of the model's default.
+        save: Writes the adapters to a folder.
     """
 
     def __init__(
-        self, values: Values, acting: Callable[[tuple[str, ...] | None], Acting | None]
+        self,
+        values: Values,
+        acting: Callable[[tuple[str, ...] | None], Acting | None],
+        save: Callable[[str, Mapping[str, Tensor] | None], None],
     ) -> None:
-        self.values, self.acting = values, acting
+        self.values, self.acting, self.save = values, acting, save
 
     def run(
         self, dispatch: Dispatch, module: nn.Module, own: Own, args: Any, kwargs: dict[str, Any]
@@ -178,7 +182,7 @@ class Calls:
         if trained is not None:
             return self.values.reader(call)(trained)
         if running is None and dispatch.path not in call.running:
-            if torch.compiler.is_compiling():
+            if is_read():
                 # What is read is taken to be used, since nothing that is traced can be watched.
                 call.used.add(dispatch.path)
                 return None
