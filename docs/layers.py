@@ -24,6 +24,7 @@ LAYERS = (
     Layer(
         "Read a spec, without torch",
         {
+            "keeping": "",
             "grammar": "",
             "specs": "",
             "diagnostics": "rich",
@@ -36,9 +37,9 @@ LAYERS = (
         "Read a model",
         {
             "models": "torch transformers diagnostics",
-            "capture": "torch diagnostics",
+            "capture": "torch keeping diagnostics",
             "graph": "torch diagnostics ir capture",
-            "sites": "torch networkx diagnostics ir capture graph",
+            "sites": "torch networkx keeping diagnostics ir capture graph",
         },
     ),
     Layer(
@@ -72,8 +73,8 @@ LAYERS = (
         "Speak with people",
         {
             "peftlang": "diagnostics runtime pipeline merging interop verifying",
-            "cli": "typer rich torch safetensors diagnostics syntax ir lower models pipeline"
-            " merging interop verifying peftlang",
+            "cli": "typer rich torch safetensors keeping diagnostics syntax ir lower models"
+            " pipeline merging interop verifying peftlang",
             "__main__": "cli",
         },
     ),

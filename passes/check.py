@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from peftlang.diagnostics import PeftError
 from peftlang.ir.builtins import BUILTINS
+from peftlang.ir.dims import Dim
 from peftlang.ir.expr import Apply, Number, names, postorder
 from peftlang.ir.linearity import Degree, dependence
 from peftlang.ir.method import Init, Method, fixed
@@ -24,13 +25,40 @@ def check(work: Planning) -> None:
     """Refuse what the model cannot give.
 
     Raises:
-        PeftError: S412, tokens without ids; S413, no patches; S414, a look at later tokens; S415, a
-            sequence without soft tokens; S418, no change of an expert's weights; S419, positions
-            that soft tokens fill later.
+        PeftError: S409, sites that want an input of different sizes; S412, tokens without ids;
+            S413, no patches; S414, a look at later tokens; S415, a sequence without soft tokens;
+            S418, no change of an expert's weights; S419, positions that soft tokens fill later.
     """
     _check_sequences(work.plan, [*work.survey.sites, *work.survey.containers])
     _check_experts(work.plan)
+    _check_inputs(work.plan)
     check_reserved([ActivePlan(name="", plan=work.plan)])
+
+
+# Inputs
+
+
+def _check_inputs(plan: Plan) -> None:
+    """A call gives one value of an input, for all sites."""
+    for placement in plan.placements:
+        for entry in plan.uses[placement.label].method.inputs:
+            names = set().union(*(dim.symbols for dim in (*entry.dims, entry.limit or Dim.of(1))))
+            sizes: dict[tuple[tuple[str, int], ...], str] = {}
+            for site in (plan.sites[site_id] for site_id in placement.sites):
+                own = tuple((name, site.dims[name]) for name in sorted(names & site.dims.keys()))
+                sizes.setdefault(own, site.id)
+            if len(sizes) > 1:
+                each = "; ".join(
+                    f"{', '.join(f'`{name}` is {size}' for name, size in own)} at {site}"
+                    for own, site in sizes.items()
+                )
+                raise PeftError(
+                    f"the input `{entry.name}` of `{placement.method}` is one for all sites, and "
+                    f"has not one size: {each}",
+                    code="S409",
+                    help="narrow the position to sites of one size, or use two methods, each with "
+                    "an input of its own",
+                )
 
 
 # Sequences

@@ -29,11 +29,12 @@ from peftlang.emit.evaluate import (
 from peftlang.emit.experts import with_changes
 from peftlang.emit.rows import scattered, select
 from peftlang.emit.slots import Slot
-from peftlang.ir.expr import names
+from peftlang.ir.expr import Number, names
 from peftlang.ir.interpret import Interpreter
 from peftlang.ir.linearity import Degree, dependence
 from peftlang.ir.plan import TRAINED, ActivePlan, Site
 from peftlang.ir.positions import PROJECTIONS
+from peftlang.ir.reach import asking, reads
 from peftlang.sites.neighbours import Neighbours
 
 
@@ -115,7 +116,8 @@ class _State:
             value = self.slot(slot).detach()
             return value.double() if value.is_floating_point() else value
 
-        return interpreter(application, values, tensor)
+        site = _EveryRow(values["W"]) if application.site.role == "embed" else None
+        return interpreter(application, values, tensor, site=site)
 
     def get(self, name: str) -> Tensor:
         return self._new[name] if name in self._new else self._base[name].detach().double()
@@ -302,11 +304,47 @@ def _fold_norm_output(
 
 
 def _fold_embedding(job: Job, state: _State) -> None:
-    for application in job.own:
-        _check_affine(application, {"h"}, {"x"})
+    """Each row becomes what its token becomes: any function of the row and of its id."""
     host = job.host
+    for application in job.own:
+        _check_of_rows(application)
     if host.transposed or host.weight is None or state.get(host.weight).dim() != 2:
         raise _Refusal("a patch embedding takes changes of its weight alone")
     operands = Operands({"W": state.get(host.weight)})
     found = _found(job, operands, state)
     state.put(host.weight, change_results(found, operands.values["W"], state.interpret))
+
+
+def _check_of_rows(application: Application) -> None:
+    method = application.method
+    for carry in method.carries:
+        raise _Refusal(f"it hands `{carry.name}` to the next site")
+    read = names(*(composition.value for composition in method.compositions))
+    for entry in method.inputs:
+        if entry.name in read:
+            raise _Refusal(f"it depends on `{entry.name}`, which each call supplies")
+    for tap in method.taps:
+        if tap.name in read:
+            raise _Refusal(f"it reads `{tap.name}`, which is not the embedding's own")
+    for call in asking(method):
+        texts = any(isinstance(arg, Number) and isinstance(arg.value, str) for arg in call.args)
+        if reads(call) != "own" or call in asking(method, what=["places"]):
+            raise _Refusal(f"`{call.op}` depends on where a token stands")
+        if texts:
+            raise _Refusal(f"`{call.op}` names a text, whose id no weight tells")
+
+
+class _EveryRow:
+    """What builtins ask of a site at which each row of an embedding is one token."""
+
+    def __init__(self, like: Tensor) -> None:
+        self._like, self.sequence = like, self
+
+    def identified(self, ids: Iterable[int]) -> Tensor:
+        """``[rows]``: whether a row's id is one of these."""
+        rows = torch.arange(len(self._like), device=self._like.device)
+        return torch.isin(rows, torch.tensor([int(one) for one in ids], device=rows.device))
+
+    def as_number(self, marks: Tensor) -> Tensor:
+        """Booleans in the number type of the rows."""
+        return marks.to(self._like.dtype)

@@ -2,7 +2,7 @@
 
 import operator
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -27,12 +27,16 @@ def in_half(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     return func(*half, **kwargs).to(kinds[0])
 
 
-def is_given_back(result: Any, func: Any, args: Any, kwargs: Any) -> bool:
+def is_given_back(result: Any, changed: Iterable[Any], args: Any, kwargs: Any) -> bool:
     """Whether an operation gives one of its operands, in which it has not written."""
     if not any(result is value for value in (*args, *kwargs.values())):
         return False
-    changed = written(getattr(func, "__name__", ""), func, args, kwargs)
     return isinstance(result, Tensor) and not any(result is value for value in changed)
+
+
+def written_by(func: Any, args: Any, kwargs: Any) -> list[Any]:
+    """The operands that an operation writes into."""
+    return written(getattr(func, "__name__", ""), func, args, kwargs)
 
 
 _NAMES = (

@@ -6,6 +6,8 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from torch.fx import Node
+from torch.utils._pytree import tree_leaves
 
 _OPERATORS = frozenset(
     {
@@ -46,9 +48,21 @@ def written(name: str, function: Any, args: Sequence[Any], kwargs: Mapping[str, 
     return found
 
 
+def operands_written(node: Node) -> list[Node]:
+    """The operands that a node writes into, without that showing in the graph's edges."""
+    if node.op not in {"call_method", "call_function"}:
+        return []
+    target: Any = node.target
+    name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    function = None if isinstance(target, str) else target
+    found = tree_leaves(written(name, function, node.args, node.kwargs))
+    return [operand for operand in found if isinstance(operand, Node)]
+
+
 @lru_cache(maxsize=4096)
 def _places(name: str) -> tuple[int, ...]:
     """Places of operands that are written into, from the operator's schemas where it has some."""
+    name = name.partition(".")[0]  # of an overload: `add_.Tensor`
     plain = name.strip("_") if name.startswith("__") else name
     if plain in _OPERATORS:
         return (0,)

@@ -24,7 +24,14 @@ from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
 from torch.utils._pytree import tree_flatten, tree_leaves
 
 from peftlang.capture.arguments import arguments_of, items_of, tensors_in
-from peftlang.capture.asked import HALF_ALONE, READING, in_half, is_given_back, target_of
+from peftlang.capture.asked import (
+    HALF_ALONE,
+    READING,
+    in_half,
+    is_given_back,
+    target_of,
+    written_by,
+)
 from peftlang.capture.experts import run_at_once
 from peftlang.capture.facts import (
     FUNCTION,
@@ -36,6 +43,7 @@ from peftlang.capture.facts import (
     ModuleCall,
     Place,
 )
+from peftlang.capture.memory import Memory, storages
 from peftlang.capture.stand_in import modules_of, with_weights, without_values, without_weights
 from peftlang.diagnostics import PeftError
 
@@ -169,6 +177,7 @@ class Recorder(TorchFunctionMode):
         self._fake = fake
         self._nodes: dict[int, Node] = {}
         self._alive: list[Tensor] = []
+        self._memory = Memory()
         self._stack: list[ModuleCall] = []
         self._numbers: dict[str, int] = {}
         self._inputs: list[Node] = []
@@ -203,6 +212,7 @@ class Recorder(TorchFunctionMode):
         """From here on the tensor is what the node computes."""
         self._nodes[id(value)] = node
         self._alive.append(value)
+        self._memory.made(value, node)
         return node
 
     def node(self, value: Tensor) -> Node:
@@ -218,16 +228,20 @@ class Recorder(TorchFunctionMode):
         self, func: Callable[..., Any], _types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        changed = written_by(func, args, kwargs)
+        into = storages(changed)
         result = self._computed(func, args, kwargs)
-        if is_given_back(result, func, args, kwargs):
+        if is_given_back(result, changed, args, kwargs):
             # `x.to(x.dtype)` gives `x` itself, and in another number type it would not.
             result = result.view_as(result)
         target = target_of(func)
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        if target is not None and (made or target is operator.setitem):
+        if target is not None and (made or changed):
             if target is getattr:
                 args = (args[0], func.__self__.__name__)  # type: ignore[attr-defined]
-            self._write(func, target, args, kwargs, result)
+            node = self._write(func, target, args, kwargs, result)
+            self._memory.written(into, node)
+            self._name(node, result)
         elif getattr(func, "__name__", "") in READING:
             self._decided.append((func, self._operands(args), result))
         return result
@@ -243,11 +257,11 @@ class Recorder(TorchFunctionMode):
 
     def _write(
         self, func: Callable[..., Any], target: Any, args: Any, kwargs: Any, result: Any
-    ) -> None:
+    ) -> Node:
         kind = "call_method" if isinstance(target, str) else "call_function"
         made = self.graph.create_node(kind, target, self._operands(args), self._operands(kwargs))
         made.meta |= {VALUE: result, STACK: self._modules(), FUNCTION: func}
-        self._name(made, result)
+        return made
 
     def _name(self, node: Node, result: Any) -> None:
         if isinstance(result, Tensor):

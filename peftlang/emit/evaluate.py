@@ -24,6 +24,7 @@ from peftlang.ir.expr import Expr
 from peftlang.ir.interpret import Interpreter
 from peftlang.ir.method import Composition
 from peftlang.ir.plan import Rows
+from peftlang.ir.types import Level
 
 Values = Mapping[str, Any]
 """Names of a site with what they are there, laid out ``[*implicit, *dims]``."""
@@ -104,6 +105,17 @@ def _as_it_is(_application: Acts, _clause: Composition, value: Any, _old: Any) -
     return value
 
 
+_OF_TOKENS = frozenset({"h", "x", "q", "k", "v"})
+
+
+def _each(clause: Composition, evaluate: Interpreter, old: Values) -> Any:
+    """The new value of a target; one that is alike for all tokens, for each of them."""
+    value = evaluate(clause.value)
+    if clause.target in _OF_TOKENS and clause.value.type.level is Level.CONST:
+        return value.expand_as(old[clause.target])
+    return value
+
+
 Finding = tuple[Any, Rows | None, dict[str, Any]]
 """A method, the rows that it acts on, and the operands that it finds."""
 
@@ -122,7 +134,7 @@ def change_operands(
         if application.operands:
             evaluate = interpret(application, values)
             made = {
-                c.target: settle(application, c, evaluate(c.value), values[c.target])
+                c.target: settle(application, c, _each(c, evaluate, values), values[c.target])
                 for c in application.operands
             }
             operands.put(rows, made)
@@ -155,7 +167,10 @@ def change_results(
             continue
         own = h if rows is None or h is None else select(h, rows, axis=-1)
         evaluate = interpret(application, operands if own is None else {**operands, "h": own})
-        made = [(c, settle(application, c, evaluate(c.value), own)) for c in application.results]
+        made = [
+            (c, settle(application, c, _each(c, evaluate, {"h": own}), own))
+            for c in application.results
+        ]
         for penalty in application.penalties if penalise else ():
             penalise(application, evaluate, penalty)  # type: ignore[misc]
         for composition, value in made:

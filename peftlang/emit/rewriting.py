@@ -10,6 +10,7 @@ from torch.fx import Graph, Node, Proxy
 from torch.fx.proxy import GraphAppendingTracer
 
 from peftlang.capture.facts import VALUE, CapturedGraph
+from peftlang.capture.memory import OVERWRITTEN
 from peftlang.emit.applications import Application
 from peftlang.emit.slots import SLOT, Slot
 from peftlang.graph.listing import listing
@@ -103,6 +104,10 @@ class Rewriting:
         return [one for found in self.located.found.values() for one in found]
 
 
+INSTEAD_OF = "peftlang_instead_of"
+"""Key of ``node.meta``: the value in whose place a written one is read."""
+
+
 class Tracer(GraphAppendingTracer):
     """A tracer that remembers the nodes that it made."""
 
@@ -168,6 +173,9 @@ def replace(old: Node, new: Node, readers: Iterable[Node] = (), but: Iterable[No
         readers: The users that do; all for none.
         but: Those of all users that go on reading the old one: what ``new`` is made of.
     """
+    new.meta[INSTEAD_OF] = old
+    if OVERWRITTEN in old.meta:
+        new.meta[OVERWRITTEN] = old.meta[OVERWRITTEN]
     chosen = set(readers) or {user for user in old.users if user not in set(but)}
     for user in [user for user in old.users if user in chosen and user is not new]:
         user.replace_input_with(old, new)

@@ -1,13 +1,15 @@
 """Where a graph's values show when the model runs: going into a module, or coming out of one."""
 
+import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch.fx import Node
 
 from peftlang.capture import CapturedGraph, ModuleCall, Place
 from peftlang.capture.facts import FUNCTION, STACK
+from peftlang.capture.memory import OVERWRITTEN
 
 Side = Literal["in", "out"]
 
@@ -20,11 +22,14 @@ class Border:
         path: The module.
         side: Among its arguments, or its results.
         place: Which.
+        lasts: Whether the tensor keeps this value to the end of the call: that the model does not
+            write into its memory.
     """
 
     path: str
     side: Side
     place: Place
+    lasts: bool = field(default=True, compare=False)
 
     def __str__(self) -> str:
         parts = [self.place.name, self.place.position] if self.side == "in" else []
@@ -48,10 +53,13 @@ class Borders:
                 self._inside.setdefault(key, []).append(node)
         self._with: dict[tuple[Node, Side], list[ModuleCall]] = {}
         for call in captured.calls:
+            begins, ends = self.span(call)
             for node in call.inputs:
-                self._with.setdefault((node, "in"), []).append(call)
+                if begins < self._ends(node):
+                    self._with.setdefault((node, "in"), []).append(call)
             for node in call.outputs:
-                self._with.setdefault((node, "out"), []).append(call)
+                if ends < self._ends(node):
+                    self._with.setdefault((node, "out"), []).append(call)
 
     @classmethod
     def of(cls, captured: CapturedGraph) -> "Borders":
@@ -60,6 +68,15 @@ class Borders:
             captured.derived[cls] = cls(captured)
         kept: Borders = captured.derived[cls]
         return kept
+
+    def _ends(self, node: Node) -> float:
+        """When the model writes something else into the memory of a value."""
+        return self.order.get(node.meta.get(OVERWRITTEN), math.inf)  # type: ignore[arg-type]
+
+    def border(self, call: ModuleCall, side: Side, node: Node) -> Border:
+        """Where a value shows at the border of a call."""
+        place = (call.inputs if side == "in" else call.outputs)[node]
+        return Border(call.path, side, place, OVERWRITTEN not in node.meta)
 
     def inside(self, call: ModuleCall) -> list[Node]:
         """The nodes that were recorded in a call, those of modules within it too."""
@@ -96,10 +113,10 @@ class Borders:
         found: list[tuple[float, int, Border]] = []
         for call in self.with_input(node):
             begins, _ = self.span(call)
-            found.append((begins, 0, Border(call.path, "in", call.inputs[node])))
+            found.append((begins, 0, self.border(call, "in", node)))
         for call in self.with_output(node):
             _, ends = self.span(call)
-            found.append((ends, 1, Border(call.path, "out", call.outputs[node])))
+            found.append((ends, 1, self.border(call, "out", node)))
         found = [entry for entry in found if entry[0] <= before]
         return max(found, key=lambda entry: entry[:2])[2] if found else None
 

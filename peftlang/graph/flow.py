@@ -8,7 +8,8 @@ from torch.fx import Node
 
 from peftlang.capture import CapturedGraph, GraphFacts
 from peftlang.capture.facts import VALUE
-from peftlang.graph.ops import CASTS, VIEWS, mutates, name_of, written_into
+from peftlang.capture.mutation import operands_written
+from peftlang.graph.ops import CASTS, VIEWS, mutates, name_of
 
 
 class Flow:
@@ -39,7 +40,7 @@ class Flow:
             self.operands[node] = list(dict.fromkeys(operands))
             for operand in self.operands[node]:
                 self.readers[operand].append(node)
-            for operand in written_into(node):
+            for operand in operands_written(node):
                 writers.setdefault(self.storage(operand), []).append(node)
 
     def _fed_by_inputs(self) -> set[Node]:

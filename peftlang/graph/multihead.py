@@ -13,6 +13,7 @@ from torch.fx.proxy import GraphAppendingTracer
 from torch.nn import functional
 
 from peftlang.capture.facts import STACK, VALUE, ModuleCall
+from peftlang.capture.memory import OVERWRITTEN
 from peftlang.diagnostics import PeftError
 from peftlang.graph.ops import name_of
 from peftlang.graph.written import WRITTEN_OUT, WrittenOut
@@ -76,6 +77,8 @@ def _replace(graph: Graph, node: Node, number: int) -> dict[Node, Node]:
         value = (out, weights)[user.args[1]]  # type: ignore[index]
         if value is not None:
             moved[user] = value.node
+            if OVERWRITTEN in user.meta:
+                value.node.meta[OVERWRITTEN] = user.meta[OVERWRITTEN]
             user.replace_all_uses_with(value.node)
             graph.erase_node(user)
     inputs = [n for n in node.all_input_nodes if name_of(n) == "transpose"]

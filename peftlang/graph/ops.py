@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from peftlang.capture.mutation import written
+from peftlang.capture.mutation import operands_written
 
 _SAME = {
     "iadd": "add",
@@ -156,21 +156,9 @@ def argument(call: Node, position: int, name: str, *, default: Any = None) -> An
     return call.args[position] if len(call.args) > position else default
 
 
-def written_into(node: Node) -> list[Node]:
-    """The operands that a node writes into, without that showing in the graph's edges."""
-    if node.op not in {"call_method", "call_function"}:
-        return []
-    target: Any = node.target
-    if isinstance(target, torch._ops.OpOverload):
-        target = target.overloadpacket
-    name = target if isinstance(target, str) else getattr(target, "__name__", "")
-    found = written(name, None if isinstance(target, str) else target, node.args, node.kwargs)
-    return [operand for operand in found if isinstance(operand, Node)]
-
-
 def mutates(node: Node) -> bool:
     """Whether a node writes into one of its operands."""
-    return bool(written_into(node))
+    return bool(operands_written(node))
 
 
 def is_matmul(node: Node) -> bool:

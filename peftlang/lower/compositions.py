@@ -6,7 +6,7 @@ from peftlang.diagnostics import did_you_mean
 from peftlang.ir.builtins import BUILTINS, Signature
 from peftlang.ir.builtins.tensors import averages_batch
 from peftlang.ir.dims import Dim
-from peftlang.ir.expr import Apply, Expr, Ref, names, postorder
+from peftlang.ir.expr import Apply, Expr, Ref, postorder
 from peftlang.ir.method import Composition
 from peftlang.ir.types import Level, Type, TypeFact
 from peftlang.lower.declare import Clauses
@@ -17,6 +17,9 @@ from peftlang.lower.walk import offsets
 from peftlang.syntax import nodes as n
 
 _TARGETS = ("h", "x", "q", "k", "v", "W", "b")
+
+_OPERANDS = ("x", "q", "k", "v")
+"""Targets that a site reads, and that differ from token to token."""
 
 _LONGER = {"k": Dim.of("keys"), "v": Dim.of("keys"), "h": Dim.of("tokens")}
 """Targets whose first dimension a composition may lengthen."""
@@ -37,7 +40,7 @@ def lower_compositions(
         clauses: The method's.
         carried: The types of its carried states.
         scope: What names stand for.
-        report: Takes M302, M303, M316, M319, S403, T208 and what the expressions get wrong.
+        report: Takes M302, M303, M316, M319, M322, S403, T208 and what the expressions get wrong.
     """
     written, function = clauses.of(n.Composition), clauses.only(n.Function)
     if not written and function is not None:
@@ -75,15 +78,28 @@ def _composition(
     if target not in carried:
         _check_target(node.target, scope)
     value = lower_expression(node.value, clause.source, scope)
-    if target == "x" and "h" in names(value):
-        message = "`h` comes out of what goes in by `x`, so a change of `x` cannot read it"
-        raise Fault("M302", message, node.target, help="write `h`, or read `x`")
+    if target in _OPERANDS and target not in carried:
+        _check_order(target, value, clause.beside(node.value).place, scope)
     wanted, have = carried.get(target) or scope.site.values[target], value.type
     if not _same_shape(target, have, wanted):
         message = f"`{target}` is {wanted}, and this is {have}"
         raise Fault("T208", message, node.value, help=_shape_help(target, have, wanted))
     _check_values(target, value, wanted, clause.beside(node.value).place, scope)
     return Composition(target=target, value=value, span=offsets(node))
+
+
+def _check_order(target: str, value: Expr, place: Place, scope: Scope) -> None:
+    """What a site makes of its operands is not there yet where these are changed."""
+    result = {"h", "x"} if scope.insertion == "sequential" else {"h"}
+    read = next((o for o in postorder(value) if isinstance(o, Ref) and o.name in result), None)
+    if read is not None:
+        follows = " (with sequential insertion it is `h`)" if read.name == "x" else ""
+        message = (
+            f"`{read.name}` comes out of what goes in by `{target}`, "
+            f"so a change of `{target}` cannot read it{follows}"
+        )
+        advice = f"write `h`, or read `{target}`"
+        raise Fault("M322", message, scope.place(read) or place, help=advice)
 
 
 def _check_target(node: n.Ident, scope: Scope) -> None:

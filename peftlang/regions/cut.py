@@ -7,14 +7,17 @@ it. A piece is as late as it can be, so that little is kept.
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch.fx import Graph, Node
 
 from peftlang.capture.facts import FUNCTION, STACK, asked_name
+from peftlang.capture.memory import OVERWRITTEN
+from peftlang.capture.mutation import operands_written
 from peftlang.diagnostics import PeftError
-from peftlang.emit.rewriting import WRITTEN, Rewriting
+from peftlang.emit.rewriting import INSTEAD_OF, WRITTEN, Emission, Rewriting, node_of
 from peftlang.emit.slots import SLOT, Slot
 from peftlang.graph.borders import Border
 from peftlang.regions.code import compiled
@@ -31,6 +34,14 @@ def cut(region: RegionGraph, work: Rewriting) -> Program | None:
         PeftError: S417, something is needed before it is there.
     """
     return _Cut(region, work).program()
+
+
+def copy_exported(work: Rewriting) -> None:
+    """Hand on copies where the model writes into the memory of what is handed on."""
+    for slot, node in work.exported.items():
+        if slot.kind != "penalty" and any(map(_is_lost, _made_of(node))):
+            with Emission(work, work.graph.output_node()) as emission:
+                work.exported[slot] = node_of(emission.call(torch.clone, emission.proxy(node)))
 
 
 @dataclass(eq=False)
@@ -52,8 +63,10 @@ class _Point:
 class _Cut:
     def __init__(self, region: RegionGraph, work: Rewriting) -> None:
         self._region, self._work = region, work
+        copy_exported(work)
         self._order = {node: place for place, node in enumerate(work.graph.nodes)}
         self._kept: dict[Node, Kept] = {}
+        self._copies: dict[Node, Kept] = {}
         self._seen: dict[Node, Kept] = {}
         self._given: dict[Node, dict[Operand, Kept]] = {}
         self._opened = self._open()
@@ -117,27 +130,49 @@ class _Cut:
 
     def _points(self) -> list[_Point]:
         found: dict[float, _Point] = {}
+        into = self._written_into()
         for node in self._work.graph.nodes:
             if ASKED not in node.meta:
                 continue
             time = BEFORE if node.target is forward else float(self._order[node])
             for operand, old, new in _changes(node):
+                if self._order[node] > into.get(old, AFTER):
+                    continue
                 point = found.setdefault(time, _Point(time, None if time == BEFORE else node))
                 if not isinstance(new, Node):
                     point.fixed.append((operand, new))
                 elif node.target is forward:
                     point.wanted.append((new, _outside(old)))
                 else:
-                    point.wanted.append((new, operand))
+                    here = self._order[node] == into.get(old)
+                    point.wanted.append((new, replace(operand, into=here)))
         given = self._work.graph.output_node().args[0]
         assert isinstance(given, tuple)
         for border, node in zip(self._region.outputs, given, strict=True):
-            if isinstance(node, Node) and node.meta.get(WRITTEN):
+            if isinstance(node, Node) and node.meta.get(WRITTEN) and _origin(node) not in into:
                 found.setdefault(AFTER, _Point(AFTER)).wanted.append((node, border))
+        taken_in = {n.meta[SLOT] for n in self._work.graph.nodes if SLOT in n.meta}
         for slot, node in self._work.exported.items():
             time, at = self._earliest(node)
+            if slot in taken_in and max(found, default=BEFORE) > time:
+                # A state goes out under the name under which it came in, and may still be read.
+                time = max(found)
+                at = found[time].node
             found.setdefault(time, _Point(time, at)).wanted.append((node, slot))
         return list(found.values())
+
+    def _written_into(self) -> dict[Any, int]:
+        """Values that change, and into which the model writes: by which operation first.
+
+        There the model's own tensor is given the new value. What reads it later finds that.
+        """
+        found: dict[Any, int] = {}
+        for node in self._work.graph.nodes:
+            written = operands_written(node) if ASKED in node.meta else []
+            for _, old, new in _changes(node) if written else ():
+                if new in written:
+                    found.setdefault(old, self._order[node])
+        return found
 
     def _earliest(self, node: Node) -> tuple[float, Node | None]:
         """When a value can be handed on: modules within may read it in the same call."""
@@ -169,7 +204,7 @@ class _Cut:
                     known[operand] = graph.placeholder(f"v{len(sources)}")
         for node in results:
             if node not in inside and node not in known:
-                sources.append(self._source(node, point))
+                sources.append(self._kept.get(node) or self._source(node, point))
                 known[node] = graph.placeholder(f"v{len(sources)}")
         for node in sorted(inside, key=self._order.__getitem__):
             known[node] = graph.node_copy(node, known.__getitem__)
@@ -177,9 +212,12 @@ class _Cut:
             if any(user in again and user not in inside for user in node.users) or any(
                 node is wanted for p in later for wanted, _ in p.wanted
             ):
-                kept = self._kept.setdefault(node, Kept(len(self._kept)))
                 results.append(node)
-                targets.append(kept)
+                targets.append(self._kept.setdefault(node, Kept(self._new())))
+                if _is_lost(node):
+                    # The model goes on with the value itself; what is written, with what it was.
+                    results.append(node)
+                    targets.append(self._copies.setdefault(node, Kept(self._new(), copied=True)))
         graph.output(tuple(known[node] for node in results))
         return Piece(compiled(graph), tuple(sources), tuple(targets), tuple(point.fixed))
 
@@ -197,7 +235,7 @@ class _Cut:
 
     def _source(self, node: Node, point: _Point) -> Source:
         if node in self._kept:
-            return self._kept[node]
+            return self._copies.get(node, self._kept[node])
         if SLOT in node.meta:
             slot: Slot = node.meta[SLOT]
             return slot
@@ -205,27 +243,62 @@ class _Cut:
         if border is not None and point.time == (BEFORE if border.side == "in" else AFTER):
             return border
         if border is not None and border.side == "in":
-            return self._keep(self._arguments, border)
-        operand = _operand_of(point.node, node) if point.node is not None else None
+            return self._keep(self._arguments, border, node)
+        asked = point.node if point.time <= self._ends(node) else None
+        operand = _operand_of(asked, node) if asked is not None else None
+        if asked is not None and operand is not None and _is_lost(node):
+            return self._keep(self._given.setdefault(asked, {}), operand, node)
         return operand or self._earlier(node, point)
+
+    def _ends(self, node: Node) -> float:
+        """When the model writes something else into the memory of a value."""
+        return self._order.get(node.meta.get(OVERWRITTEN), AFTER)
 
     def _earlier(self, node: Node, point: _Point) -> Kept:
         """A value that was there before, and is kept."""
         if node.target in {taken, forward} or not self._order[node] < point.time:
             raise _early(node)
         if node in self._asked:
-            return self._keep(self._seen, node)
-        for reader in (user for user in self._asked if self._order[user] < point.time):
+            return self._keep(self._seen, node, node)
+        until = min(point.time, self._ends(node) + 0.5)
+        for reader in (user for user in self._asked if self._order[user] < until):
             operand = _operand_of(reader, node)
             if operand is not None:
-                return self._keep(self._given.setdefault(reader, {}), operand)
+                return self._keep(self._given.setdefault(reader, {}), operand, node)
         raise _early(node)
 
-    def _keep(self, where: dict[Any, Kept], key: Any) -> Kept:
+    def _keep(self, where: dict[Any, Kept], key: Any, node: Node) -> Kept:
         if key not in where:
-            self._count += 1
-            where[key] = Kept(-self._count)
+            where[key] = Kept(self._new(), _is_lost(node))
         return where[key]
+
+    def _new(self) -> int:
+        self._count += 1
+        return self._count
+
+
+def _is_lost(node: Node) -> bool:
+    """Whether the model writes into a value's memory, so that only a copy of it lasts."""
+    return OVERWRITTEN in node.meta
+
+
+def _origin(node: Node) -> Node:
+    """The model's own value in whose place a written one is read."""
+    while INSTEAD_OF in node.meta:
+        node = node.meta[INSTEAD_OF]
+    return node
+
+
+def _made_of(node: Node) -> set[Node]:
+    """A node, and of what was written all that it is made of, down to the model's own values."""
+    found: set[Node] = set()
+    pending = [node]
+    while pending:
+        one = pending.pop()
+        if one not in found:
+            found.add(one)
+            pending += one.all_input_nodes if one.meta.get(WRITTEN) else []
+    return found
 
 
 def _early(node: Node) -> PeftError:

@@ -11,6 +11,7 @@ from torch.fx import Graph, Node, map_arg
 
 from peftlang.capture import CapturedGraph, GraphFacts, ModelNames, ModuleCall
 from peftlang.capture.facts import FUNCTION, STACK, VALUE
+from peftlang.capture.memory import OVERWRITTEN
 from peftlang.emit.slots import SLOT, Slot
 from peftlang.graph.borders import Border, Borders
 from peftlang.sites.occurrence import Occurrence
@@ -81,11 +82,11 @@ class _AtBorder:
         graph = self._made.graph
         own = graph.call_function(forward, tuple(self._nodes[n] for n in inputs if self._enters(n)))
         for node in sorted((n for n in wanted if self._is_result(n)), key=order.__getitem__):
-            border = Border(self._call.path, "out", self._call.outputs[node])
+            border = self._borders.border(self._call, "out", node)
             result = graph.create_node(
                 "call_function", taken, (own, *border.place.path), name=node.name
             )
-            result.meta |= {VALUE: node.meta.get(VALUE), BORDER: border}
+            result.meta |= {**_known(node), BORDER: border}
             self._results[node] = result
             self._made.outputs.append(border)
         graph.output(tuple(self._results.values()))
@@ -105,7 +106,7 @@ class _AtBorder:
         if name is not None:
             made.meta[SLOT] = Slot("weight", self._facts.names.at(self._call.path, name))
         elif node in self._call.inputs:
-            made.meta[BORDER] = Border(self._call.path, "in", self._call.inputs[node])
+            made.meta[BORDER] = self._borders.border(self._call, "in", node)
         else:
             _, ends = self._borders.span(self._call)
             shown = self._borders.shown(node, ends)
@@ -133,8 +134,14 @@ class _AtBorder:
 
 def _placeholder(graph: Graph, node: Node) -> Node:
     made = graph.placeholder(node.name)
-    made.meta[VALUE] = node.meta.get(VALUE)
+    made.meta |= _known(node)
     return made
+
+
+def _known(node: Node) -> dict[str, Any]:
+    """What is known of a value, wherever it stands."""
+    known = {VALUE: node.meta.get(VALUE)}
+    return known | {k: node.meta[k] for k in (OVERWRITTEN,) if k in node.meta}
 
 
 def inside(
@@ -153,8 +160,11 @@ def inside(
     for node in nodes:
         known[node] = made.graph.node_copy(node, known.__getitem__)
         known[node].meta[ASKED] = known[node].args, dict(known[node].kwargs)
+    for node in known.values():
+        if OVERWRITTEN in node.meta:
+            node.meta[OVERWRITTEN] = known.get(node.meta[OVERWRITTEN], node.meta[OVERWRITTEN])
     results = [node for node in call.outputs if node in known]
-    made.outputs = [Border(call.path, "out", call.outputs[node]) for node in results]
+    made.outputs = [borders.border(call, "out", node) for node in results]
     made.graph.output(tuple(known[node] for node in results))
     made.occurrences = [_copied(occurrence, known) for occurrence, _ in sites]
     return made
@@ -168,7 +178,7 @@ def _outer(
     if name is not None:
         placed.meta[SLOT] = Slot("weight", facts.names.at(call.path, name))
     elif node in call.inputs:
-        placed.meta[BORDER] = Border(call.path, "in", call.inputs[node])
+        placed.meta[BORDER] = borders.border(call, "in", node)
     else:
         _, ends = borders.span(call)
         shown = borders.shown(node, ends)

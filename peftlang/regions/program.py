@@ -10,17 +10,31 @@ from peftlang.graph.borders import Border
 
 @dataclass(frozen=True)
 class Operand:
-    """One operand of an operation: its place, or its name, and from there."""
+    """One operand of an operation: its place, or its name, and from there.
+
+    Attributes:
+        key: Its place, or its name.
+        path: From there, indices of sequences.
+        into: Whether a new value is written into the model's own tensor, since the operation itself
+            writes there, and the model may go on reading that tensor rather than the result.
+    """
 
     key: int | str
     path: tuple[Any, ...] = ()
+    into: bool = False
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A value that an earlier piece of the same program made, or saw."""
+    """A value that an earlier piece of the same program made, or saw.
+
+    Attributes:
+        number: Tells it apart.
+        copied: Whether it is kept as a copy, since the model writes into its memory.
+    """
 
     number: int
+    copied: bool = False
 
 
 Source = Slot | Border | Operand | Kept

@@ -6,6 +6,7 @@ from torch.fx import Node
 
 from peftlang.capture import CapturedGraph, ModuleCall
 from peftlang.capture.facts import FUNCTION, asked_name
+from peftlang.capture.memory import OVERWRITTEN
 from peftlang.graph.borders import Borders
 from peftlang.graph.written import WRITTEN_OUT, WrittenOut
 from peftlang.ir.plan import Reason, Region
@@ -134,7 +135,8 @@ class _Choice:
                 found.append(call)
         for call in self._borders.with_input(node):
             inside = {user for user in node.users if self._borders.holds(call, user)}
-            if inside == readers or not written:
+            lost = written and self._borders.holds(call, node.meta.get(OVERWRITTEN, node))
+            if not lost and (inside == readers or not written):
                 found.append(call)
         return found
 

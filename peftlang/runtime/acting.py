@@ -213,8 +213,11 @@ def numbered(number: int) -> Acting:
 def _inputs(plans: Iterable[ActivePlan]) -> dict[str, tuple[InputDef, dict[str, int]]]:
     found: dict[str, tuple[InputDef, dict[str, int]]] = {}
     for plan in plans:
-        for use in plan.plan.uses.values():
-            sizes = {k: v for k, v in use.args.items() if isinstance(v, int)}
+        for placement in plan.plan.placements:
+            use = plan.plan.uses[placement.label]
+            # A size that an input names is the same at every site; `check` has seen to it.
+            sizes = dict(plan.plan.sites[placement.sites[0]].dims) if placement.sites else {}
+            sizes |= {k: v for k, v in use.args.items() if isinstance(v, int)}
             found.update({entry.name: (entry, sizes) for entry in use.method.inputs})
     return found
 

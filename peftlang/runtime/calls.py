@@ -230,7 +230,8 @@ class _At:
             weights = {s.name.rpartition(".")[2]: call.values.pop(s.key) for s in now.weights}
         for border in part.recorded:
             if border.side == "in":
-                call.values[f"value:{border}"] = argument(run.args, run.kwargs, border.place)
+                value = argument(run.args, run.kwargs, border.place)
+                call.values[f"value:{border}"] = value if border.lasts else value.clone()
         before = call.weights.get(part.path)
         call.weights[part.path] = weights
         try:
@@ -244,7 +245,8 @@ class _At:
             run.piece(now.after)
         for border in part.recorded:
             if border.side == "out":
-                call.values[f"value:{border}"] = inner(run.result, border.place.path)
+                value = inner(run.result, border.place.path)
+                call.values[f"value:{border}"] = value if border.lasts else value.clone()
         return run.result
 
     def _own(self, own: Own, run: Run, now: Program) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from peftlang.capture import CapturedGraph, ModuleCall, record_module
 from peftlang.capture.facts import FUNCTION, asked_name
+from peftlang.capture.memory import OVERWRITTEN
 from peftlang.graph.borders import Borders
 from peftlang.graph.multihead import write_out
 from peftlang.regions.graphs import RegionGraph, inside
@@ -79,6 +80,7 @@ def as_called(
         return known
     write_out(captured.graph, captured.calls)
     (first,) = (call for call in survey.graph.calls if (call.path, call.number) == (part.path, 0))
+    _tell_what_lasts(first, captured.calls[0])
     before, now = _asked(survey.graph, first), _asked(captured, captured.calls[0])
     if before == now:
         return known
@@ -91,6 +93,15 @@ def as_called(
             raise deviated(part.path, different, "as it was")
         sites += [(one, used.names) for one in found]
     return inside(captured, captured.calls[0], sites)
+
+
+def _tell_what_lasts(known: ModuleCall, now: ModuleCall) -> None:
+    """Mark what the model writes into outside of the module, which its own graph does not hold."""
+    for before, after in ((known.inputs, now.inputs), (known.outputs, now.outputs)):
+        lost = {p: n.meta[OVERWRITTEN] for n, p in before.items() if OVERWRITTEN in n.meta}
+        for node, place in after.items():
+            if place in lost:
+                node.meta.setdefault(OVERWRITTEN, lost[place])
 
 
 def _asked(captured: CapturedGraph, call: ModuleCall) -> list[str]:

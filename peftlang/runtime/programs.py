@@ -10,6 +10,7 @@ from torch.fx import Graph, Node
 
 from peftlang.capture import CapturedGraph
 from peftlang.capture.facts import VALUE
+from peftlang.capture.memory import OVERWRITTEN
 from peftlang.emit.attention_view import FOLDED, is_folded
 from peftlang.emit.rewriting import Rewriting
 from peftlang.emit.slots import SLOT, Slot
@@ -19,7 +20,7 @@ from peftlang.graph.flow import shape_of
 from peftlang.graph.multihead import write_out
 from peftlang.prompts.usage import asked
 from peftlang.regions.code import compiled
-from peftlang.regions.cut import cut
+from peftlang.regions.cut import copy_exported, cut
 from peftlang.regions.graphs import operation
 from peftlang.regions.program import Program
 from peftlang.regions.usage import Used
@@ -162,6 +163,10 @@ def _replaced(acting: Acting, at: Operation, operands: Any, training: bool, give
     }
     args, kwargs = operands
     captured = operation(at.function, args, kwargs, weights)
+    ends = (n.meta.get(OVERWRITTEN) for u in at.sites for n in u.occurrence.values.values())
+    if writing := next(filter(None, ends), None):
+        for node in captured.graph.nodes:
+            node.meta[OVERWRITTEN] = writing
     known = _within(acting, captured, at)
     work = _rewriting(
         acting, f"{at.name} in {at.path or MODEL}", captured.graph, known, training, given
@@ -170,6 +175,7 @@ def _replaced(acting: Acting, at: Operation, operands: Any, training: bool, give
         work.captured = captured
         work.sought = tuple(used.occurrence.site for used in at.sites)
     acting.rewrite(work)
+    copy_exported(work)
     lost = [
         used.occurrence.site.id
         for used in at.sites

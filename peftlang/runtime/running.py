@@ -38,16 +38,16 @@ class Run:
     def keep(self, program: Program) -> None:
         """Keep arguments that are needed later."""
         for border, kept in program.kept:
-            self._kept[kept.number] = argument(self.args, self.kwargs, border.place)
+            self.see(kept, argument(self.args, self.kwargs, border.place))
 
     def see(self, kept: Kept, value: Any) -> None:
-        """Keep what an operation made."""
-        self._kept[kept.number] = value
+        """Keep a value, such as what an operation made."""
+        self._kept[kept.number] = value.clone() if kept.copied else value
 
     def given(self, kept: Sequence[tuple[Operand, Kept]], operands: Any, options: Any) -> None:
         """Keep operands that an operation is given."""
         for operand, place in kept:
-            self._kept[place.number] = self._value(operand, operands, options)
+            self.see(place, self._value(operand, operands, options))
 
     def piece(self, piece: Piece, operands: Any = None, options: Any = None) -> tuple[Any, Any]:
         """Run a piece of code, and put what it makes where it goes.
@@ -64,7 +64,9 @@ class Run:
         with unseen():
             made = piece.run(*values)
         for target, value in zip(piece.targets, made, strict=True):
-            if isinstance(target, Operand):
+            if isinstance(target, Operand) and target.into:
+                self._value(target, operands, options).copy_(value)
+            elif isinstance(target, Operand):
                 operands, options = with_operand(operands, options, target, value)
             else:
                 self._put(target, value)
@@ -86,7 +88,7 @@ class Run:
 
     def _put(self, target: Any, value: Any) -> None:
         if isinstance(target, Kept):
-            self._kept[target.number] = value
+            self.see(target, value)
         elif isinstance(target, Slot):
             hand_on(self.call, target, value)
         elif target.side == "in":

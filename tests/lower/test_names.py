@@ -73,3 +73,45 @@ def test_a_clause_of_a_use_reads_the_methods_names_before_the_adapters(declared:
     )
     assert "z" not in adapter.source.split("{")[-1]
     assert dumps.adapter(build(load(adapter.source))) == dumps.adapter(adapter)
+
+
+@pytest.mark.parametrize(
+    ("declared", "insertion", "clause", "read"),
+    [
+        ("", "parallel", "q = q + s * h", "h"),
+        ("let z = s * h", "parallel", "q = q + z", "h"),
+        ("", "parallel", "v = v * sum(s * sum(h, over d_head), over heads)", "h"),
+        ("", "sequential", "q = q * sum(s * x, over d_x)", "x"),
+    ],
+)
+def test_a_change_of_an_operand_reads_nothing_of_what_comes_out(
+    declared: str, insertion: str, clause: str, read: str
+) -> None:
+    text = f"""method m {{
+        param s ~ ones
+        {declared}
+        position    attn.core
+        insertion   {insertion}
+        composition {clause}
+        composition h = s * h
+    }}"""
+    ((code, message),) = errors(text)
+    assert code == "M322"
+    assert message.startswith(f"`{read}` comes out of what goes in by `{clause[0]}`")
+
+
+def test_a_change_of_an_operand_reads_what_goes_in_and_carried_states() -> None:
+    for clause, insertion in (
+        ("q = q * (1 + s * sum(x, over d_x))", "parallel"),
+        ("q = q + s * k_before", "sequential"),
+    ):
+        text = f"""method m {{
+            param s ~ ones
+            carry k_before[heads, d_head] ~ zeros
+            position    attn.core
+            insertion   {insertion}
+            composition {clause}
+            composition h = h + s * k_before
+            composition k_before = h
+        }}"""
+        assert errors(text) == []

@@ -162,3 +162,22 @@ def test_a_penalty_joins_the_loss_in_training_only(how: str) -> None:
     assert all(gate.grad is not None and gate.grad.any() for gate in gates)
     with peftlang.disabled(model):
         torch.testing.assert_close(loss(), base)
+
+
+def test_an_input_may_have_a_size_of_the_site() -> None:
+    spec = """method m {
+        input v[d_x] : float
+        position    %s
+        composition x = x + v
+    }"""
+    model = peftlang.compile(build("tiny-llama"), spec % "attn.q")
+    ids = torch.arange(6)[None]
+    v = torch.randn(1, 32)
+    plain = build("tiny-llama")(input_ids=ids).logits
+    assert not torch.allclose(model(input_ids=ids, v=v).logits, plain)
+    torch.testing.assert_close(model(input_ids=ids, v=0 * v).logits, plain)
+    with pytest.raises(peftlang.PeftError, match="32"):
+        model(input_ids=ids, v=torch.randn(1, 31))
+    with pytest.raises(peftlang.PeftError, match="has not one size") as error:
+        peftlang.compile(build("tiny-llama"), spec % "attn.q, ffn.down")
+    assert error.value.code == "S409"
