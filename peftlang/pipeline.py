@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from peftlang.capture import base_parameters, record
+from peftlang.capture import Weights, record
 from peftlang.diagnostics import PeftError, did_you_mean
 from peftlang.emit.rewriting import Rewriting
 from peftlang.ir.expr import Scalar
@@ -91,7 +91,8 @@ def plan(
         PeftError: S4xx, a selector, name or size does not fit the model.
     """
     seen = observe or _nobody
-    shapes = {n: tuple(p.shape) for n, p in base_parameters(model).items()}
+    weights = Weights(model)
+    shapes = {name: weights.shape(name) for name in weights if weights.is_plain(name)}
     work = Planning(model, adapter, shapes, special_ids(model), found=surveyed)
     for step in PLAN:
         if step.__name__ not in without:

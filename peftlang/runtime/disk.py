@@ -16,7 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from peftlang.capture import base_parameters
+from peftlang.capture import Weights
+from peftlang.capture.stand_in import own_class
+from peftlang.capture.storage import is_sharded, write
 from peftlang.diagnostics import PeftError
 from peftlang.runtime.holders import AdapterTensors
 from peftlang.runtime.registry import AdapterRecord
@@ -40,12 +42,16 @@ class Saved:
 
 
 def fingerprint(model: nn.Module) -> dict[str, Any]:
-    """What tells one base from another: class and shapes, whatever the weights are."""
-    shapes = {name: list(parameter.shape) for name, parameter in base_parameters(model).items()}
-    text = json.dumps([type(model).__name__, shapes], sort_keys=True)
+    """What tells one base from another: class and shapes, whatever the weights are.
+
+    A base in shards, and a packed one, have the shapes of what they stand for.
+    """
+    shapes = {name: list(shape) for name, shape in Weights(model).shapes().items()}
+    kind = own_class(model).__name__
+    text = json.dumps([kind, shapes], sort_keys=True)
     config = getattr(model, "config", None)
     return {
-        "class": type(model).__name__,
+        "class": kind,
         "name": getattr(config, "_name_or_path", "") or "",
         "model_type": getattr(config, "model_type", ""),
         "fingerprint": hashlib.sha256(text.encode()).hexdigest(),
@@ -63,7 +69,9 @@ def write(folder: Path, record: AdapterRecord, tensors: AdapterTensors, model: n
     folder = folder.expanduser().absolute()
     _check_place(folder)
     assert record.plan.spec is not None
-    values = {n: t.detach().contiguous().cpu() for n, t in tensors.named() if _is_kept(tensors, n)}
+    kept = [name for name in tensors.places if _is_kept(tensors, name)]
+    shared = any(is_sharded(tensor) for _, tensor in tensors.named())
+    values = {name: tensors.value(name).contiguous().cpu() for name in kept}
     about = {
         "format": FORMAT,
         "peftlang": _version(),
