@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from peftlang.runtime.control import penalties as penalties
     from peftlang.runtime.control import remove as remove
     from peftlang.runtime.control import set_active as set_active
+    from peftlang.runtime.initialise import initialise as initialise
     from peftlang.runtime.rates import parameter_groups as parameter_groups
     from peftlang.verifying import verify as verify
 
@@ -47,6 +48,7 @@ _HOMES = {
     **dict.fromkeys(_OF_THE_PIPELINE, "peftlang.pipeline"),
     **dict.fromkeys(_OF_CONTROL, "peftlang.runtime.control"),
     **dict.fromkeys(_OF_MERGING, "peftlang.merging"),
+    "initialise": "peftlang.runtime.initialise",
     "parameter_groups": "peftlang.runtime.rates",
     "verify": "peftlang.verifying",
     **dict.fromkeys(_OF_INTEROP, "peftlang.interop"),
@@ -61,6 +63,7 @@ __all__ = [
     "compile",
     "disabled",
     "from_hf",
+    "initialise",
     "inputs",
     "load",
     "merge",

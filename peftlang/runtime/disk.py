@@ -22,6 +22,7 @@ from peftlang.capture.storage import is_sharded, write
 from peftlang.diagnostics import PeftError
 from peftlang.runtime.holders import AdapterTensors
 from peftlang.runtime.registry import AdapterRecord
+from peftlang.runtime.shards import first_alone
 
 FORMAT = 1
 """Version of the folder's layout; readers refuse a later one."""
@@ -62,15 +63,16 @@ def fingerprint(model: nn.Module) -> dict[str, Any]:
 def write(folder: Path, record: AdapterRecord, tensors: AdapterTensors, model: nn.Module) -> Path:
     """Write an adapter's folder, replacing a saved adapter that is there.
 
+    Of an adapter in shards every process has to ask for it; the first one writes, and all go on
+    when it is there.
+
     Raises:
         PeftError: D604, it cannot be written, or the place holds something else. What was
-            there is untouched.
+            there is untouched. R532, the adapter's tensors have no numbers.
     """
     folder = folder.expanduser().absolute()
-    _check_place(folder)
     assert record.plan.spec is not None
     kept = [name for name in tensors.places if _is_kept(tensors, name)]
-    shared = any(is_sharded(tensor) for _, tensor in tensors.named())
     values = {name: tensors.value(name).contiguous().cpu() for name in kept}
     about = {
         "format": FORMAT,
@@ -79,14 +81,26 @@ def write(folder: Path, record: AdapterRecord, tensors: AdapterTensors, model: n
         "seed": record.seed,
         "base": fingerprint(model),
     }
+    texts = {
+        SPEC: record.plan.spec.source,
+        PLAN: record.plan.model_dump_json(indent=1) + "\n",
+        ABOUT: json.dumps(about, indent=1) + "\n",
+    }
+    if any(is_sharded(tensor) for _, tensor in tensors.named()):
+        first_alone(lambda: _write(folder, texts, values))
+    else:
+        _write(folder, texts, values)
+    return folder
+
+
+def _write(folder: Path, texts: dict[str, str], values: dict[str, Tensor]) -> None:
+    _check_place(folder)
     with _cannot_write(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
-            (temporary / SPEC).write_text(record.plan.spec.source, encoding="utf-8")
-            plan = record.plan.model_dump_json(indent=1)
-            (temporary / PLAN).write_text(plan + "\n", encoding="utf-8")
-            (temporary / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+            for name, text in texts.items():
+                (temporary / name).write_text(text, encoding="utf-8")
             save_file(values, temporary / TENSORS, metadata={"format": "pt"})
             for file in temporary.iterdir():
                 file.chmod(0o666 & ~_umask())
@@ -94,7 +108,6 @@ def write(folder: Path, record: AdapterRecord, tensors: AdapterTensors, model: n
             _swap(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    return folder
 
 
 def read(folder: Path) -> Saved:
@@ -158,7 +171,7 @@ def fill(saved: Saved, tensors: AdapterTensors) -> None:
     """Copy the saved values into an adapter's tensors; all or none.
 
     A random buffer that the folder holds all the same (one that came from elsewhere) is stored
-    from now on.
+    from now on. On the meta device they wait for ``initialise``.
 
     Raises:
         PeftError: D602, a tensor is missing, of another shape, or not the spec's.
@@ -177,10 +190,12 @@ def fill(saved: Saved, tensors: AdapterTensors) -> None:
     extra = sorted(set(saved.tensors) - set(wanted))
     if extra:
         raise _damaged(saved.folder, TENSORS, f"the spec has no tensor {extra[0]}")
-    with torch.no_grad():
-        for name, tensor in wanted.items():
-            tensor.copy_(saved.tensors[name])
-            tensors.keep(name)
+    for name, tensor in wanted.items():
+        if tensor.is_meta:
+            tensors.later[name] = saved.tensors[name]
+        else:
+            write(tensor, saved.tensors[name])
+        tensors.keep(name)
 
 
 def _is_kept(tensors: AdapterTensors, name: str) -> bool:

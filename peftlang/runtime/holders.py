@@ -126,11 +126,17 @@ class AdapterTensors:
 
     A group called ``lora.model.layers.0.q_proj.attn_q.A`` is
     ``q_proj.peftlang.NAME.lora.attn_q.A``.
+
+    Attributes:
+        name: The adapter's name.
+        places: The holder of each group's tensor, and what the tensor is called there.
+        later: Values that were loaded while their tensors were on the meta device.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.places: dict[str, tuple[Holder, str]] = {}
+        self.later: dict[str, Tensor] = {}
         self._trees: dict[int, tuple[nn.Module, nn.Module]] = {}
         self._stored: set[str] = set()
 

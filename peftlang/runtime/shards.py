@@ -13,6 +13,7 @@ Two ways of sharing are told apart by who puts a weight together before it is us
   DTensor's to know, as it is for the base.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +62,21 @@ def together(value: Tensor) -> Tensor:
         count = mesh.size()
         whole.register_hook(lambda gradient: gradient / count)
     return whole
+
+
+def first_alone(do: Callable[[], None]) -> None:
+    """Let the first process do something while the others wait; what it raises, all raise."""
+    import torch.distributed as dist
+
+    raised: list[Any] = [None]
+    if dist.get_rank() == 0:
+        try:
+            do()
+        except PeftError as error:
+            raised = [error]
+    dist.broadcast_object_list(raised, src=0)
+    if raised[0] is not None:
+        raise raised[0]
 
 
 def _put(holder: Any, leaf: str, mesh: Any, placements: Any) -> None:
