@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from peftlang.capture.paths import ADAPTERS, is_adapters
-from peftlang.capture.storage import compute_type, packed, unpacked
+from peftlang.capture.storage import compute_type, is_sharded, packed, unpacked
 
 Home = Callable[[Tensor], Tensor]
 
@@ -91,6 +91,9 @@ class _Copier:
         kept = {k: h for k, h in module._forward_pre_hooks.items() if _of_torch(h)}
         twin._forward_pre_hooks.update({k: self.value(h) for k, h in kept.items()})
         _unhooked(twin)
+        if any(is_sharded(p) for p in module._parameters.values()):
+            # What cuts and joins around it, for weights that the twin has whole.
+            twin.__dict__.pop("forward", None)
 
     def value(self, value: Any) -> Any:
         if id(value) in self._memo:

@@ -112,10 +112,11 @@ def unpacked(module: nn.Module, path: str = "") -> Tensor:
     return made.detach().reshape(sizes[1], sizes[0])
 
 
-def cannot_unpack(path: str, module: nn.Module) -> PeftError:
+def cannot_unpack(path: str, module: nn.Module, method: str = "") -> PeftError:
     """The error for a weight whose numbers cannot be had."""
+    needed = f"`{method}` needs a weight's numbers: " if method else ""
     return PeftError(
-        f"the weight of `{path}` is packed ({type(module).__name__}), and nothing says how to "
+        f"{needed}the weight of `{path}` is packed ({type(module).__name__}), and nothing says how to "
         "unpack it",
         code="R531",
         help="give the layer a method `dequantize()` that returns its weight [d_h, d_x]; or use a "

@@ -203,6 +203,7 @@ class _At:
     def __init__(self, values: Values, call: Call, part: Part, module: nn.Module) -> None:
         self._call, self._part, self._module = call, part, module
         self._read: Read = values.reader(call)
+        self._split = values.split
         self._given = self._known()
 
     def _known(self) -> str:
@@ -220,7 +221,7 @@ class _At:
         call, part = self._call, self._part
         with unseen():
             now = program(call.acting, part, self._module, self._given, args, kwargs)
-        run = Run(call, self._read, args, kwargs)
+        run = Run(call, self._read, self._split, args, kwargs)
         run.keep(now)
         weights: dict[str, Tensor] = {}
         if now.before is not None:

@@ -31,6 +31,7 @@ class Holder(nn.Module):
         names: Their names, in that order.
         unmade: Those that have no numbers yet, since they were made on the meta device.
         apart: Those that are in shards which nobody but their holder puts together.
+        split: For each dimension of the mesh that computes in parts: `d_h`, `d_x`, or "".
     """
 
     def __init__(self) -> None:
@@ -38,6 +39,7 @@ class Holder(nn.Module):
         self.names: list[str] = []
         self.unmade: set[str] = set()
         self.apart: set[str] = set()
+        self.split: tuple[str, ...] = ()
 
     def hold(self, name: str, value: Tensor, *, trainable: bool, persistent: bool) -> None:
         """Register a tensor: a parameter if trainable, else a buffer."""

@@ -47,6 +47,9 @@ def shard(tensors: Any, group: ParamGroup, plan: Plan, weights: Weights) -> None
     found = _among_tensors(group, plan, weights)
     if found is not None:
         _put(holder, leaf, *found)
+        label, member = group.members[0]
+        layout = None if label == TRAINED else layout_of(plan.sites[member], weights)
+        holder.split = layout.split if layout is not None else ()
 
 
 def together(value: Tensor) -> Tensor:
@@ -174,7 +177,7 @@ def layout_of(site: Site, weights: Weights) -> Layout | None:
     if site.weight in weights:
         raw = weights.raw(site.weight)
     if not is_sharded(raw):
-        inner = site.role.endswith((".core", ".act"))
+        inner = site.role.endswith((".core", ".act")) or site.role == "prompt"
         if inner and any(is_sharded(weights.raw(n)) for n in site.anchors if n in weights):
             raise cannot_follow(site)
         return None
@@ -183,7 +186,7 @@ def layout_of(site: Site, weights: Weights) -> Layout | None:
     plain = all(type(p).__name__ == "Shard" and p.dim < 2 for p in split)
     if split and (site.rows is not None or site.is_expert or not plain):
         raise cannot_follow(site)
-    if site.role == "embed" and split:
+    if site.role in {"embed", "prompt"} and split:
         raise cannot_follow(site)
     return Layout(
         raw.device_mesh, tuple("" if p.is_replicate() else names[p.dim] for p in raw.placements)
@@ -199,3 +202,49 @@ def cannot_follow(site: Site) -> PeftError:
         help="place the method at projections of their own (`attn.o`, `ffn.up`, `ffn.down`), or at "
         "whole branches (`attn`, `ffn`)",
     )
+
+
+# Values of a module that computes in parts, with plain tensors of its own parts
+
+
+def as_shared(value: Tensor, what: str, mesh: Any, split: tuple[str, ...]) -> Tensor:
+    """A process's part of a value as a part of the whole.
+
+    Args:
+        value: The part.
+        what: ``x``, ``h``, ``W``, or "" for what every process has all of.
+        mesh: The processes.
+        split: As of a `Holder`.
+    """
+    from torch.distributed.tensor import DTensor
+
+    return DTensor.from_local(value, mesh, _placed(what, split), run_check=False)
+
+
+def as_part(value: Tensor, what: str, split: tuple[str, ...]) -> Tensor:
+    """A process's part of a value; of a sum, one that adds up to it."""
+    from torch.distributed.tensor import Replicate
+
+    shared: Any = value
+    wanted = _placed(what, split)
+    summed = [p.is_partial() for p in wanted]
+    if not any(summed):
+        return shared.redistribute(placements=wanted).to_local()  # type: ignore[no-any-return]
+    whole = [Replicate() if s else p for p, s in zip(wanted, summed, strict=True)]
+    count = 1
+    for size, one in zip(shared.device_mesh.shape, summed, strict=True):
+        count *= size if one else 1
+    return shared.redistribute(placements=whole).to_local() / count  # type: ignore[no-any-return]
+
+
+def _placed(what: str, split: tuple[str, ...]) -> list[Any]:
+    from torch.distributed.tensor import Partial, Replicate, Shard
+
+    known = {
+        ("x", "d_x"): Shard(-1),
+        ("h", "d_h"): Shard(-1),
+        ("h", "d_x"): Partial(),
+        ("W", "d_h"): Shard(0),
+        ("W", "d_x"): Shard(1),
+    }
+    return [known.get((what, one), Replicate()) for one in split]

@@ -56,6 +56,10 @@ class Values:
 
         return read
 
+    def split(self, slot: Slot) -> tuple[str, ...]:
+        """How the processes share the place where an adapter's tensor is."""
+        return self.tensors[slot.adapter].places[slot.name][0].split
+
     def _value(self, call: Call, slot: Slot) -> Any:
         if slot.kind == "weight":
             return self.base_weight(slot.name)
