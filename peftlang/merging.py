@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from peftlang.capture import Weights, is_adapters
-from peftlang.capture.storage import write
+from peftlang.capture.storage import assign
 from peftlang.diagnostics import PeftError
 from peftlang.passes.fold import Folded, Unfoldable, fold
 from peftlang.pipeline import survey
@@ -120,7 +120,7 @@ def merge(
         if name in anew:
             anew[name].install()
         else:
-            write(parameters[name], value)
+            assign(parameters[name], value)
     if keep or anew:
         model.__dict__[MERGED] = kept
     return model

@@ -112,7 +112,7 @@ def _like_torchao(raw: Any, value: Tensor, name: str) -> Any:
 
 
 def _packed_like(module: Any, raw: Any, value: Tensor, name: str) -> nn.Module:
-    twin = object.__new__(type(module))
+    twin: Any = object.__new__(type(module))
     twin.__dict__.update(module.__dict__)
     twin._parameters = dict(module._parameters)
     kind = type(raw).__name__
@@ -135,13 +135,18 @@ def _packed_like(module: Any, raw: Any, value: Tensor, name: str) -> nn.Module:
         twin.state.CB = twin.state.SCB = None
     else:
         raise _unknown(name, type(module).__name__)
-    return twin
+    made_of: nn.Module = twin
+    return made_of
 
 
 def _refused(name: str, *, keep: bool) -> PeftError:
-    said = "merged weights that are quantised anew cannot be undone" if keep else (
-        f"`{name}` is quantised: a merged weight would have to be rounded once more, which may "
-        "lose what was trained"
+    said = (
+        "merged weights that are quantised anew cannot be undone"
+        if keep
+        else (
+            f"`{name}` is quantised: a merged weight would have to be rounded once more, which may "
+            "lose what was trained"
+        )
     )
     return PeftError(
         said,

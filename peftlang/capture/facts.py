@@ -38,7 +38,7 @@ _SAME = {
     "subtract": "sub",
 }
 
-# TorchDynamo then calls it as it traces, rather than tracing it, and takes its result as a constant.
+# TorchDynamo then calls it as it traces, rather than tracing it, and takes what it gives as fixed.
 asked_name._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 

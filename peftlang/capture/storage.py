@@ -10,6 +10,7 @@ Whoever asks for a weight's numbers asks here, and gets a plain tensor of real n
 - weights that `accelerate` keeps elsewhere between calls are brought from there.
 """
 
+import copy
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -78,7 +79,7 @@ def compute_type(module: nn.Module) -> torch.dtype | None:
     return next((t.dtype for t in own if t is not None and t.dtype in _HALF), None)
 
 
-def is_quantised(tensor: Tensor) -> bool:
+def is_quantised(tensor: Any) -> bool:
     """Whether a tensor unpacks itself: of a class of its own, made of others."""
     from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
@@ -116,8 +117,8 @@ def cannot_unpack(path: str, module: nn.Module, method: str = "") -> PeftError:
     """The error for a weight whose numbers cannot be had."""
     needed = f"`{method}` needs a weight's numbers: " if method else ""
     return PeftError(
-        f"{needed}the weight of `{path}` is packed ({type(module).__name__}), and nothing says how to "
-        "unpack it",
+        f"{needed}the weight of `{path}` is packed ({type(module).__name__}), and nothing says how "
+        "to unpack it",
         code="R531",
         help="give the layer a method `dequantize()` that returns its weight [d_h, d_x]; or use a "
         "method that reads and writes `x` and `h` alone, such as `lora`",
@@ -142,15 +143,16 @@ def _of_four_bits(module: nn.Module, weight: Any) -> Tensor:
     state = weight.quant_state if weight.quant_state is not None else module.quant_state
     data = weight.data
     if state is None:
-        return data
+        return weight.data  # type: ignore[no-any-return]
     if getattr(state, "packing_format_for_cpu", False):
         layers = sys.modules["bitsandbytes.nn.modules"]
-        data, state = layers._convert_weight_packed_for_cpu_inverse(data, state)
+        # It writes into the state that it is given, and that one is the layer's own.
+        data, state = layers._convert_weight_packed_for_cpu_inverse(data, copy.copy(state))
     made: Tensor = functional.dequantize_4bit(data, state)
     return made
 
 
-def _of_eight_bits(module: Any, weight: Any) -> Tensor:
+def _of_eight_bits(module: Any, weight: Any) -> Any:
     state = module.state
     scales = state.SCB if state.SCB is not None else weight.SCB
     data = state.CB if state.CB is not None else weight.data
@@ -167,10 +169,11 @@ def is_sharded(tensor: Any) -> bool:
 
 def gathered(tensor: Tensor) -> Tensor:
     """A tensor with the parts that other processes have; all of them have to ask."""
-    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[operator]
+    part: Any = tensor
+    return part.full_tensor() if is_sharded(tensor) else tensor
 
 
-def write(tensor: Tensor, value: Tensor) -> None:
+def assign(tensor: Tensor, value: Tensor) -> None:
     """Put numbers into a tensor where it is; into a shard, the part that it holds.
 
     Args:
@@ -224,7 +227,7 @@ def _hook(module: nn.Module) -> Any:
 def held(root: nn.Module, path: str, leaf: str) -> Tensor:
     """A tensor of a model as it is kept: brought from elsewhere, where it is there."""
     module = root.get_submodule(path)
-    found = module._parameters.get(leaf)
+    found: Tensor | None = module._parameters.get(leaf)
     found = module._buffers.get(leaf) if found is None else found
     assert found is not None
     if found.is_meta and (by := offloading(root, path, leaf)) is not None:

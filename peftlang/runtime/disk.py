@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from peftlang.capture import Weights
 from peftlang.capture.stand_in import own_class
-from peftlang.capture.storage import is_sharded, write
+from peftlang.capture.storage import assign, is_sharded
 from peftlang.diagnostics import PeftError
 from peftlang.runtime.holders import AdapterTensors
 from peftlang.runtime.registry import AdapterRecord
@@ -194,7 +193,7 @@ def fill(saved: Saved, tensors: AdapterTensors) -> None:
         if tensor.is_meta:
             tensors.later[name] = saved.tensors[name]
         else:
-            write(tensor, saved.tensors[name])
+            assign(tensor, saved.tensors[name])
         tensors.keep(name)
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from peftlang.capture import Weights
-from peftlang.capture.storage import write
+from peftlang.capture.storage import assign
 from peftlang.emit.starts import Start
 from peftlang.runtime import registry as state
 from peftlang.runtime.holders import AdapterTensors, started, unmade
@@ -44,7 +44,7 @@ def _fill(record: AdapterRecord, tensors: AdapterTensors, model: nn.Module) -> N
                 value = started(group, start, weights, tensors.tensor(group.name).dtype)
             if value.is_meta:
                 raise unmade(group.name)
-            write(tensors.tensor(group.name), value)
+            assign(tensors.tensor(group.name), value)
             holder, leaf = tensors.places[group.name]
             holder.unmade.discard(leaf)
     tensors.later.clear()

@@ -75,7 +75,7 @@ class Run:
             pairs = zip(piece.sources, values, strict=True)
             values = [v if _is_whole(v) else as_shared(v, _what(s), mesh, split) for s, v in pairs]
         with unseen():
-            made = piece.run(*values)
+            made: Sequence[Any] = piece.run(*values)
         if shared is not None:
             results = zip(piece.targets, made, strict=True)
             made = [v if isinstance(t, Kept) else as_part(v, _what(t), split) for t, v in results]

@@ -174,7 +174,7 @@ def layout_of(site: Site, weights: Weights) -> Layout | None:
         PeftError: R534, the site's values are split in a way that cannot be followed.
     """
     raw: Any = None
-    if site.weight in weights:
+    if site.weight is not None and site.weight in weights:
         raw = weights.raw(site.weight)
     if not is_sharded(raw):
         inner = site.role.endswith((".core", ".act")) or site.role == "prompt"
