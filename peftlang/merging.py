@@ -106,9 +106,11 @@ def merge(
     anew = prepared(weights, folded.parameters, requantise=requantise, keep=keep)
     rounding = {**folded.rounding, **{name: one.error for name, one in anew.items()}}
     parameters = dict(model.named_parameters(remove_duplicate=False))
+    plain = {n: v for n, v in folded.parameters.items() if n not in anew}
+    _exchange(parameters, plain)
     kept = _Kept(
         Merge(owner.active, rounding),
-        {n: parameters[n].detach().clone() for n in folded.parameters} if keep else {},
+        plain,
         dict(owner.records),
         {n: owner.tensors(n) for n in owner.records},
         owner,
@@ -116,14 +118,26 @@ def merge(
     )
     for name in list(owner.records):
         owner.remove(name)
-    for name, value in folded.parameters.items():
-        if name in anew:
-            anew[name].install()
-        else:
-            assign(parameters[name], value)
+    for one in anew.values():
+        one.install()
     if keep or anew:
         model.__dict__[MERGED] = kept
     return model
+
+
+def _exchange(parameters: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    """Store values in parameters, all or none; afterwards ``values`` holds what was there."""
+    before: dict[str, Tensor] = {}
+    with torch.no_grad():
+        try:
+            for name, value in values.items():
+                before[name] = parameters[name].detach().clone()
+                assign(parameters[name], value)
+                values[name] = before[name]
+        except BaseException:
+            for name, value in before.items():
+                parameters[name].copy_(value)
+            raise
 
 
 def unmerge(model: Model) -> Model:

@@ -235,7 +235,7 @@ def _install(
     made = plan(built, model, surveyed, observe, without)
     tensors = create(adapter_name, made, model, seed=init_seed, dtype=param_dtype)
     if present is None:
-        present = Registry(model, survey, Rewriter(observe, without))
+        present = Registry(model, survey, Rewriter(observe, without), disk.write_all)
         model.__dict__[state.STATE] = present
     present.surveyed(surveyed)
     state.freeze(model)

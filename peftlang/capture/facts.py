@@ -38,7 +38,7 @@ _SAME = {
     "subtract": "sub",
 }
 
-# TorchDynamo then calls it as it traces, rather than tracing it, and takes what it gives as fixed.
+# TorchDynamo then calls it as it traces, rather than trace it: its result is a constant there.
 asked_name._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 

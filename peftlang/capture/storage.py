@@ -88,7 +88,7 @@ def is_quantised(tensor: Any) -> bool:
         not plain
         and not is_sharded(tensor)
         and is_traceable_wrapper_subclass(tensor)
-        and type(tensor).dequantize is not Tensor.dequantize
+        and getattr(type(tensor), "dequantize", None) is not Tensor.dequantize
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -47,12 +47,16 @@ class Calls:
     Attributes:
         values: Where values come from.
         acting: Gives what acts where these adapters do; for None those of the model's default.
+        save: Writes the adapters to a folder.
     """
 
     def __init__(
-        self, values: Values, acting: Callable[[tuple[str, ...] | None], Acting | None]
+        self,
+        values: Values,
+        acting: Callable[[tuple[str, ...] | None], Acting | None],
+        save: Callable[[str, Mapping[str, Tensor] | None], None],
     ) -> None:
-        self.values, self.acting = values, acting
+        self.values, self.acting, self.save = values, acting, save
 
     def run(
         self, dispatch: Dispatch, module: nn.Module, own: Own, args: Any, kwargs: dict[str, Any]

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,23 +15,33 @@ import safetensors
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from peftlang.capture import Weights
+from peftlang.capture import Weights, is_adapters
 from peftlang.capture.stand_in import own_class
 from peftlang.capture.storage import assign, is_sharded
 from peftlang.diagnostics import PeftError
 from peftlang.runtime.holders import AdapterTensors
-from peftlang.runtime.registry import AdapterRecord
+from peftlang.runtime.registry import AdapterRecord, Registry
 from peftlang.runtime.shards import first_alone
 
 FORMAT = 1
 """Version of the folder's layout; readers refuse a later one."""
+
+STATE_DICT = "model.safetensors"
+"""Where a Trainer looks for what it wrote."""
+
+REFUSAL = "an adapter and no model: peftlang.load(base, folder)"
+"""What `from_pretrained` finds for the kind of model, and shows when it refuses it."""
 
 SPEC, PLAN, TENSORS, ABOUT = "adapter.peft", "plan.json", "adapter.safetensors", "adapter.json"
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A folder that was read: its spec, its tensors, and what it says of its base."""
+    """A folder that was read: its spec, its tensors, and what it says of its base.
+
+    Buffers that follow from the seed are rebuilt, unless kept; everything else is stored. Names of
+    parameters that did not train are ``frozen``.
+    """
 
     folder: Path
     source: str
@@ -39,6 +49,7 @@ class Saved:
     seed: int
     base: dict[str, Any]
     tensors: dict[str, Tensor]
+    frozen: frozenset[str] = frozenset()
 
 
 def fingerprint(model: nn.Module) -> dict[str, Any]:
@@ -59,11 +70,24 @@ def fingerprint(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def write(folder: Path, record: AdapterRecord, tensors: AdapterTensors, model: nn.Module) -> Path:
+def write(
+    folder: Path,
+    record: AdapterRecord,
+    tensors: AdapterTensors,
+    model: nn.Module,
+    state: Mapping[str, Tensor] | None = None,
+) -> Path:
     """Write an adapter's folder, replacing a saved adapter that is there.
 
-    Of an adapter in shards every process has to ask for it; the first one writes, and all go on
-    when it is there.
+    Of an adapter in shards every process has to ask for it, unless its values are given; the first
+    one writes, and all go on when it is there.
+
+    Args:
+        folder: Where to.
+        record: The adapter.
+        tensors: Its tensors.
+        model: The adapted model.
+        state: Values by their names in the state dict, where they are not those of the tensors.
 
     Raises:
         PeftError: D604, it cannot be written, or the place holds something else. What was
@@ -71,13 +95,18 @@ def write(folder: Path, record: AdapterRecord, tensors: AdapterTensors, model: n
     """
     folder = folder.expanduser().absolute()
     assert record.plan.spec is not None
-    kept = [name for name in tensors.places if _is_kept(tensors, name)]
-    values = {name: tensors.value(name).contiguous().cpu() for name in kept}
+    kept = {n: t for n, t in tensors.named() if tensors.is_persistent(n)}
+    given = _by_identity(model, state or {})
+    held = {n: given[id(t)] if id(t) in given else tensors.value(n) for n, t in kept.items()}
+    values = {name: _plain(value) for name, value in held.items()}
+    shared = any(is_sharded(t) and id(t) not in given for t in kept.values())
+    frozen = [n for n, t in kept.items() if isinstance(t, nn.Parameter) and not t.requires_grad]
     about = {
         "format": FORMAT,
         "peftlang": _version(),
         "entry": record.plan.adapter,
         "seed": record.seed,
+        "frozen": frozen,
         "base": fingerprint(model),
     }
     texts = {
@@ -85,7 +114,7 @@ def write(folder: Path, record: AdapterRecord, tensors: AdapterTensors, model: n
         PLAN: record.plan.model_dump_json(indent=1) + "\n",
         ABOUT: json.dumps(about, indent=1) + "\n",
     }
-    if any(is_sharded(tensor) for _, tensor in tensors.named()):
+    if shared:
         first_alone(lambda: _write(folder, texts, values))
     else:
         _write(folder, texts, values)
@@ -109,6 +138,51 @@ def _write(folder: Path, texts: dict[str, str], values: dict[str, Tensor]) -> No
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def write_all(owner: Registry, folder: str, state: Mapping[str, Tensor] | None) -> None:
+    """Write every adapter of a model, each to a folder of its name, and their part of its state.
+
+    That part stands in a file that a Trainer reads when it resumes. `from_pretrained` would read it
+    too, and make a base of random weights, of the class's default size where there is no config; so
+    there is one, of a kind that nothing knows, with an attention that no class has.
+
+    Raises:
+        PeftError: D604, it cannot be written.
+    """
+    place = Path(folder).expanduser().absolute()
+    for name, record in owner.records.items():
+        write(place / name, record, owner.tensors(name), owner.root, state)
+    known = owner.root.state_dict() if state is None else state
+    values = {n: _plain(t) for n, t in known.items() if is_adapters(n)}
+    config = {"model_type": REFUSAL, "attn_implementation": REFUSAL}
+    with _cannot_write(place), _replaced(place / "config.json") as temporary:
+        temporary.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    with _cannot_write(place), _replaced(place / STATE_DICT) as temporary:
+        save_file(values, temporary, metadata={"format": "pt"})
+
+
+@contextlib.contextmanager
+def _replaced(place: Path) -> Iterator[Path]:
+    """A file to write beside a place, which it takes once it is written."""
+    handle, name = tempfile.mkstemp(dir=place.parent)
+    os.close(handle)
+    try:
+        yield Path(name)
+        Path(name).chmod(0o666 & ~_umask())
+        Path(name).replace(place)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _by_identity(model: nn.Module, state: Mapping[str, Tensor]) -> dict[int, Tensor]:
+    """Values of a state dict by the parameter or buffer that each is of."""
+    own = model.state_dict(keep_vars=True) if state else {}
+    return {id(own[name]): value for name, value in state.items() if name in own}
+
+
+def _plain(value: Tensor) -> Tensor:
+    return value.detach().contiguous().cpu()
+
+
 def read(folder: Path) -> Saved:
     """Read a saved folder.
 
@@ -122,6 +196,7 @@ def read(folder: Path) -> Saved:
             code="D601",
             help="peftlang.save and `peftlang compile -o` write such folders",
         )
+    folder = _single(folder)
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         version = int(about["format"])
@@ -144,9 +219,25 @@ def read(folder: Path) -> Saved:
     try:
         base = dict(about["base"])
         _ = (base["class"], base["fingerprint"], dict(base["parameters"]))
-        return Saved(folder, source, str(about["entry"]), int(about["seed"]), base, tensors)
+        frozen = frozenset(map(str, about.get("frozen", ())))
+        return Saved(folder, source, str(about["entry"]), int(about["seed"]), base, tensors, frozen)
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(folder, ABOUT, error) from error
+
+
+def _single(folder: Path) -> Path:
+    """The adapter in a folder of adapters, as `save_pretrained` writes it."""
+    inner = sorted(path.parent for path in folder.glob(f"*/{ABOUT}"))
+    if (folder / ABOUT).exists() or not inner:
+        return folder
+    if len(inner) > 1:
+        names = ", ".join(path.name for path in inner)
+        raise PeftError(
+            f"{folder} holds several adapters: {names}",
+            code="D601",
+            help=f"name one of them: {inner[0]}",
+        )
+    return inner[0]
 
 
 def check_base(saved: Saved, model: nn.Module) -> None:
@@ -175,7 +266,7 @@ def fill(saved: Saved, tensors: AdapterTensors) -> None:
     Raises:
         PeftError: D602, a tensor is missing, of another shape, or not the spec's.
     """
-    wanted = {n: t for n, t in tensors.named() if _is_kept(tensors, n) or n in saved.tensors}
+    wanted = {n: t for n, t in tensors.named() if tensors.is_persistent(n) or n in saved.tensors}
     for name, tensor in wanted.items():
         found = saved.tensors.get(name)
         if found is None:
@@ -195,11 +286,8 @@ def fill(saved: Saved, tensors: AdapterTensors) -> None:
         else:
             assign(tensor, saved.tensors[name])
         tensors.keep(name)
-
-
-def _is_kept(tensors: AdapterTensors, name: str) -> bool:
-    """Buffers that follow from the seed are rebuilt, unless kept; everything else is stored."""
-    return tensors.is_persistent(name)
+        if name in saved.frozen:
+            tensor.requires_grad_(False)
 
 
 def _difference(theirs: dict[str, Any], own: dict[str, Any]) -> str:

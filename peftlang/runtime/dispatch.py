@@ -24,7 +24,7 @@ from __future__ import annotations
 import copy
 import functools
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -37,6 +37,7 @@ from peftlang.runtime.call import Call, innermost
 
 DISPATCH = "_peftlang_dispatch"
 ORIGINAL = "_peftlang_original"
+WEIGHTS = "_peftlang_weights"
 BEHIND = "_peftlang_behind"
 
 
@@ -57,6 +58,9 @@ class Runs(Protocol):
 
     def weight(self, call: Call, dispatch: Dispatch, module: nn.Module, name: str) -> Any:
         """What is read in the place of a module's own parameter; None for that itself."""
+
+    def save(self, folder: str, state: Mapping[str, Tensor] | None) -> None:
+        """Write the adapters to a folder, as `save_pretrained` does."""
 
 
 class Dispatch:
@@ -184,10 +188,13 @@ def _derived(kind: Any, weights: tuple[str, ...]) -> Any:
         "__reduce_ex__": _reduced,
         "register_parameter": _registered,
         ORIGINAL: kind,
+        WEIGHTS: weights,
         # Where pickle looks for it, by its name.
         "_instead": _instead,
     }
     space |= {name: _weight(name) for name in weights}
+    if hasattr(kind, "save_pretrained"):
+        space |= {"save_pretrained": _save_pretrained, "_keys_to_ignore_on_save": property(_base)}
 
     @functools.wraps(kind.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -208,7 +215,7 @@ def _reduced(self: nn.Module, protocol: Any) -> Any:
     """A module is pickled, and copied, by the class that it had; its state says the rest."""
     kind: Any = type(self)
     original = kind.__dict__[ORIGINAL]
-    names = tuple(name for name in kind.__dict__ if isinstance(kind.__dict__[name], property))
+    names = kind.__dict__[WEIGHTS]
     _, _, *rest = super(kind, self).__reduce_ex__(protocol)
     return (_rebuilt, (original, names), *rest)
 
@@ -228,6 +235,58 @@ def _registered(self: Any, name: str, param: Any) -> None:
             "belongs to which process follows from the weights",
         )
     nn.Module.register_parameter(self, name, param)
+
+
+def _save_pretrained(
+    self: Any,
+    save_directory: str,
+    is_main_process: bool = True,
+    state_dict: Mapping[str, Tensor] | None = None,
+    **options: Any,
+) -> None:
+    """Write the adapters: `transformers` would write a folder that reloads as the base.
+
+    Each adapter's folder is one that ``peftlang.load`` reads. Their tensors stand in
+    ``model.safetensors`` besides, under their names in the state dict, where a Trainer that resumes
+    looks for them.
+
+    Args:
+        self: The model.
+        save_directory: The folder; each adapter is a folder in it.
+        is_main_process: Whether this process writes.
+        state_dict: The model's, where it is gathered from several processes.
+        **options: Those of ``transformers``, which are about the base.
+
+    Raises:
+        PeftError: R527, the module is a part of an adapted model, or the folder is to be pushed;
+            D604, it cannot be written.
+    """
+    dispatch = self.__dict__.get(DISPATCH)
+    if dispatch is None:
+        own = getattr(type(self), ORIGINAL)
+        own.save_pretrained(self, save_directory, is_main_process, state_dict, **options)
+        return
+    if dispatch.path:
+        raise PeftError(
+            f"`{dispatch.path}` is a part of an adapted model, and cannot be saved without it",
+            code="R527",
+            help="save the adapter with `peftlang.save(model, folder)`; for weights that hold what "
+            "it does, `peftlang.merge(model)` first",
+        )
+    if options.get("push_to_hub"):
+        raise PeftError(
+            "an adapted model is not pushed while it is saved",
+            code="R527",
+            help="save it, and upload the folder: `huggingface_hub.upload_folder`; for weights "
+            "that hold what the adapter does, `peftlang.merge(model)` first",
+        )
+    if is_main_process:
+        dispatch.calls.save(str(save_directory), state_dict)
+
+
+def _base(self: Any) -> set[str]:
+    """What `save_pretrained` leaves out, so that a Trainer that resumes does not miss it."""
+    return {name for name in self.state_dict() if not is_adapters(name)}
 
 
 def _weight(name: str) -> property:

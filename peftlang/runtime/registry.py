@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,15 +48,19 @@ class Registry:
     """
 
     def __init__(
-        self, root: nn.Module, survey: Callable[[nn.Module], Survey], rewrite: Rewrite
+        self,
+        root: nn.Module,
+        survey: Callable[[nn.Module], Survey],
+        rewrite: Rewrite,
+        write: Callable[[Registry, str, Mapping[str, Tensor] | None], None],
     ) -> None:
-        self.root, self.rewrite = root, rewrite
+        self.root, self.rewrite, self._write = root, rewrite, write
         self.records: dict[str, AdapterRecord] = {}
         self.active: tuple[str, ...] = ()
         self._tensors: dict[str, AdapterTensors] = {}
         self._acting: dict[tuple[str, ...], Acting] = {}
         self._values = Values(root, self._tensors)
-        self._calls = Calls(self._values, self.acting)
+        self._calls = Calls(self._values, self.acting, self.save)
         self._find = survey
         self._survey: Survey | None = None
         self._dispatches: dict[str, Dispatch] = {}
@@ -69,7 +73,7 @@ class Registry:
         memo[id(self)] = twin
         for name, value in self.__getstate__().items():
             # Plans and functions are the same for all copies.
-            shared = name in {"records", "active", "rewrite", "_find", "_was_trainable"}
+            shared = name in {"records", "active", "rewrite", "_find", "_write", "_was_trainable"}
             twin.__dict__[name] = copy.copy(value) if shared else copy.deepcopy(value, memo)
         twin.__setstate__({})
         twin._survey = self._survey
@@ -172,6 +176,15 @@ class Registry:
             )
             self._attach()
         return self._acting[names]
+
+    def save(self, folder: str, state: Mapping[str, Tensor] | None = None) -> None:
+        """Write all adapters to a folder.
+
+        Args:
+            folder: Where to.
+            state: The model's state dict, where its tensors are gathered from several processes.
+        """
+        self._write(self, folder, state)
 
     @property
     def calls(self) -> Calls:

@@ -177,3 +177,29 @@ def test_merging_lora_equals_the_merge_of_hf_peft() -> None:
     merged = dict(theirs.merge_and_unload().named_parameters())
     for key, value in peftlang.merge(ours).named_parameters():
         torch.testing.assert_close(value, merged[key], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_weight_that_cannot_be_written_leaves_all_as_it_was(
+    keep: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = adapted("tiny-gpt2", spec("lora"))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    wanted = model(**batch("tiny-gpt2")).logits
+    place = Tensor.copy_
+    written: list[Tensor] = []
+
+    def fails(self: Tensor, value: Tensor) -> Tensor:
+        written.append(self)
+        if len(written) == 2:
+            self.zero_()
+            raise RuntimeError("no room")
+        return place(self, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tensor, "copy_", fails)
+        with pytest.raises(RuntimeError, match="no room"):
+            peftlang.merge(model, keep=keep)
+    after = model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert torch.equal(model(**batch("tiny-gpt2")).logits, wanted)

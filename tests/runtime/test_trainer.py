@@ -2,15 +2,21 @@
 
 import copy
 import inspect
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlamaForCausalLM,
+    Trainer,
+    TrainingArguments,
+)
 
 import peftlang
 from peftlang.models import build
@@ -154,26 +160,73 @@ def test_the_best_model_is_loaded_at_the_end(tmp_path: Path) -> None:
     assert done.evaluate()["eval_loss"] == pytest.approx(best["eval_loss"], rel=1e-5)
 
 
+def test_checkpoints_hold_the_adapter_and_not_the_base(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = adapted("tiny-llama")
+    options: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2}
+    trainer(model, tmp_path, max_steps=2, **options).train()
+    checkpoint = tmp_path / "checkpoint-2"
+    assert set(load_file(checkpoint / "model.safetensors")) == {
+        name for name in model.state_dict() if ".peftlang.default." in name
+    }
+    loaded = peftlang.load(build("tiny-llama"), checkpoint)
+    wanted, found = tensors(model), tensors(loaded)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    with caplog.at_level("WARNING"):
+        again = trainer(adapted("tiny-llama", init_seed=8), tmp_path / "again", max_steps=3)
+        again.train(resume_from_checkpoint=str(checkpoint))
+    assert "missing keys" not in caplog.text
+
+
 def test_save_pretrained_and_back(tmp_path: Path) -> None:
     model = adapted("tiny-llama")
+    peftlang.compile(model, "ia3", adapter_name="second")
     model.save_pretrained(tmp_path)  # type: ignore[operator]
-    names = set(model.state_dict())
-    base = set(build("tiny-llama").state_dict())
-    assert base < names
-    assert all(".peftlang.default." in name for name in names - base)
-    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "llama"
-    fresh = adapted("tiny-llama", init_seed=8)
-    for tensor in peftlang.adapters(fresh)["default"].parameters().values():
-        tensor.data.zero_()
-    from safetensors.torch import load_file
-
-    kept = load_file(tmp_path / "model.safetensors")
-    missing, unexpected = fresh.load_state_dict(kept, strict=False)
-    assert set(missing) <= {"lm_head.weight"}
-    assert not unexpected
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "config.json",
+        "default",
+        "model.safetensors",
+        "second",
+    ]
+    for kind in (LlamaForCausalLM, AutoModelForCausalLM, AutoConfig):
+        with pytest.raises(ValueError, match=r"peftlang\.load\(base, folder\)"):
+            kind.from_pretrained(tmp_path)
+    with pytest.raises(peftlang.PeftError, match=r"D601.*default, second"):
+        peftlang.load(build("tiny-llama"), tmp_path)
+    fresh = build("tiny-llama")
+    for name in ("default", "second"):
+        peftlang.load(fresh, tmp_path / name, adapter_name=name)
     ids = Rows().ids[:2]
     with torch.no_grad():
-        assert distance(fresh(input_ids=ids).logits, model(input_ids=ids).logits) < 1e-6
+        assert torch.equal(fresh(input_ids=ids).logits, model(input_ids=ids).logits)
+
+
+def test_parts_are_not_saved_as_if_they_were_the_base(tmp_path: Path) -> None:
+    model: Any = adapted("tiny-llama")
+    with pytest.raises(peftlang.PeftError, match=r"R527.*`model` is a part"):
+        model.model.save_pretrained(tmp_path)
+    with pytest.raises(peftlang.PeftError, match=r"R527.*not pushed"):
+        model.save_pretrained(tmp_path, push_to_hub=True)
+    assert not list(tmp_path.iterdir())
+    peftlang.merge(model).save_pretrained(tmp_path)
+    merged = LlamaForCausalLM.from_pretrained(tmp_path)
+    ids = Rows().ids[:2]
+    with torch.no_grad():
+        assert torch.equal(merged(input_ids=ids).logits, model(input_ids=ids).logits)
+
+
+def test_what_was_frozen_stays_so(tmp_path: Path) -> None:
+    model = adapted("tiny-llama")
+    frozen = next(iter(peftlang.adapters(model)["default"].parameters()))
+    peftlang.adapters(model)["default"].parameters()[frozen].requires_grad_(requires_grad=False)
+    peftlang.save(model, tmp_path / "saved")
+    loaded = peftlang.load(build("tiny-llama"), tmp_path / "saved")
+    found = peftlang.adapters(loaded)["default"].parameters()
+    assert [name for name, value in found.items() if not value.requires_grad] == [frozen]
+    peftlang.merge(loaded, keep=True)
+    peftlang.unmerge(loaded)
+    assert not peftlang.adapters(loaded)["default"].parameters()[frozen].requires_grad
 
 
 @pytest.mark.parametrize("preset", ["tiny-t5", "tiny-vit"])
