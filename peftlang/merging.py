@@ -15,6 +15,7 @@ from peftlang.requantising import prepared
 from peftlang.runtime import registry as state
 from peftlang.runtime.holders import AdapterTensors
 from peftlang.runtime.registry import AdapterRecord, Registry
+from peftlang.runtime.shards import settle
 from peftlang.sites.neighbours import neighbours
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -99,6 +100,7 @@ def merge(
             unchanged.
     """
     owner = state.of(model)
+    settle(model)
     folded = _folded(owner, example_inputs)
     if folded.refused:
         raise NotMergeable(folded.refused)

@@ -32,6 +32,7 @@ from peftlang.runtime import disk
 from peftlang.runtime import registry as state
 from peftlang.runtime.holders import create
 from peftlang.runtime.registry import AdapterRecord, Registry
+from peftlang.runtime.shards import settle
 from peftlang.sites.planning import Planning
 from peftlang.sites.survey import Survey
 
@@ -228,6 +229,7 @@ def _install(
     observe: Observer | None = None,
     without: Sequence[str] = (),
 ) -> Model:
+    settle(model)
     present = state.find(model)
     _check_name(adapter_name, present)
     known = present is not None and example_inputs is None
@@ -285,6 +287,7 @@ def save(model: nn.Module, folder: str | Path, *, adapter_name: str | None = Non
             code="R504",
             help="say which: peftlang.save(model, folder, adapter_name=...)",
         )
+    settle(model)
     name = adapter_name or next(iter(found.records))
     record = found.require(name)
     return disk.write(Path(folder), record, found.tensors(name), model)

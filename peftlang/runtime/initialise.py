@@ -9,6 +9,7 @@ from peftlang.emit.starts import Start
 from peftlang.runtime import registry as state
 from peftlang.runtime.holders import AdapterTensors, started, unmade
 from peftlang.runtime.registry import AdapterRecord
+from peftlang.runtime.shards import settle
 
 
 def initialise(model: nn.Module, adapter_name: str | None = None) -> None:
@@ -26,6 +27,7 @@ def initialise(model: nn.Module, adapter_name: str | None = None) -> None:
         PeftError: R504, R505, no such adapter; R532, its tensors are still on the meta device.
     """
     found = state.of(model)
+    settle(model)
     for name in found.records if adapter_name is None else (adapter_name,):
         _fill(found.require(name), found.tensors(name), model)
 

@@ -52,6 +52,17 @@ def shard(tensors: Any, group: ParamGroup, plan: Plan, weights: Weights) -> None
         holder.split = layout.split if layout is not None else ()
 
 
+def settle(model: nn.Module) -> None:
+    """Let every module that is in shards be in shards now.
+
+    After a forward some are whole until the backward, and one that raised leaves others so; what is
+    written into them then is lost when they are cut again.
+    """
+    for module in model.modules():
+        if any(kind.__name__ == "FSDPModule" for kind in type(module).__mro__):
+            module.reshard()  # type: ignore[operator]
+
+
 def together(value: Tensor) -> Tensor:
     """All of a tensor in parts; the mean of the processes' gradients goes back into the parts."""
     from torch.distributed.tensor import Partial
