@@ -107,7 +107,7 @@ def merge(
     weights = Weights(model)
     anew = prepared(weights, folded.parameters, requantise=requantise, keep=keep)
     rounding = {**folded.rounding, **{name: one.error for name, one in anew.items()}}
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    parameters: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     plain = {n: v for n, v in folded.parameters.items() if n not in anew}
     _exchange(parameters, plain)
     kept = _Kept(

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,10 @@ def in_parts(make: Callable[[], Any], spec: str, **options: Any) -> float:
     return error_of(moved(adapted(make(), spec, **options)), spec, split=False, **options)
 
 
+def styles() -> Any:
+    return parallel(base())
+
+
 for _spec, _options in (
     ("lora", {"at": PROJECTIONS}),
     ("dora", {"at": "attn.q, attn.o, ffn.down"}),
@@ -248,8 +253,8 @@ for _spec, _options in (
     ("vera", {}),
     ("parallel_adapter", {}),
 ):
-    for _kind, _make in (("styles", lambda: parallel(base())), ("plan", by_plan)):
-        CHECKS[f"{_kind}_{_spec}"] = lambda m=_make, s=_spec, o=_options: in_parts(m, s, **o)
+    CHECKS[f"styles_{_spec}"] = partial(in_parts, styles, _spec, **_options)
+    CHECKS[f"plan_{_spec}"] = partial(in_parts, by_plan, _spec, **_options)
 
 
 @check

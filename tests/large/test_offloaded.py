@@ -1,4 +1,4 @@
-"""Weights that accelerate keeps elsewhere between calls: the adapted model is exact nevertheless."""
+"""Weights that accelerate keeps elsewhere between calls: the adapted model is exact even so."""
 
 from collections.abc import Callable
 from pathlib import Path

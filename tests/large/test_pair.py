@@ -16,6 +16,7 @@ ROUGH = {"half_precision_after": 0.1, "half_precision_before": 0.1}
 
 CLOSE = 2e-5
 
+PARTS = ("lora", "dora", "houlsby", "vera", "parallel_adapter")
 RIGHT = [
     "shards_after",
     "shards_before",
@@ -28,16 +29,8 @@ RIGHT = [
     "merged_in_shards",
     "parts_follow",
     "save_parts",
-    "styles_lora",
-    "styles_dora",
-    "styles_houlsby",
-    "styles_vera",
-    "styles_parallel_adapter",
-    "plan_lora",
-    "plan_dora",
-    "plan_houlsby",
-    "plan_vera",
-    "plan_parallel_adapter",
+    *(f"styles_{spec}" for spec in PARTS),
+    *(f"plan_{spec}" for spec in PARTS),
 ]
 
 
