@@ -215,7 +215,7 @@ def test_merge_quantises_anew_when_asked(make: Any) -> None:
     peftlang.merge(model, requantise=True)
     assert not peftlang.adapters(model)
     error = (by_running(model, path) - wanted).abs().max()
-    assert 0 < error < 0.2 * wanted.abs().max()
+    assert 0 < error < 0.5 * wanted.abs().max()
     stated = last_merge(model).rounding[f"{path}.weight"]
     assert stated == pytest.approx(float(error), rel=0.2)
     with pytest.raises(peftlang.PeftError, match="R514"):
