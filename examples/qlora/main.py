@@ -11,6 +11,7 @@ into the base in full precision, where it was never trained.
 
 import argparse
 import copy
+import importlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +37,9 @@ EVERYWHERE = "attn.q, attn.k, attn.v, attn.o, ffn.up, ffn.gate, ffn.down"
 class EightBits(nn.Module):
     """A linear layer that keeps its weight in whole numbers, with a scale for each row."""
 
+    scales: Tensor
+    packed: Tensor
+
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
@@ -55,7 +59,7 @@ class EightBits(nn.Module):
 def four_bits(linear: nn.Linear) -> nn.Module:
     """The layer in bitsandbytes' nf4; in eight bits of our own where that is not installed."""
     try:
-        import bitsandbytes
+        bitsandbytes = importlib.import_module("bitsandbytes")
     except ImportError:
         return EightBits(linear)
     sizes, options = (linear.in_features, linear.out_features), {"quant_type": "nf4"}
