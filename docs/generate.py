@@ -1,4 +1,4 @@
-"""Rewrites the generated parts of the documentation: errors, functions, the library of methods.
+"""Rewrites the generated parts of the documentation: errors, functions, methods, the picture.
 
 `make docs` runs this; a test fails when a page is not what this would write.
 """
@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from docs.architecture import folders_table, picture
 from docs.library import SPECS, library_table
 from peftlang.diagnostics.codes import FAMILIES, entries, page
 from peftlang.ir.builtins import BUILTINS
@@ -81,7 +82,10 @@ def pages() -> dict[Path, str]:
     text = with_region(text, "functions", functions_table())
     text = with_region(text, "initialisers", initialisers_table())
     library = SPECS / "README.md"
+    architecture = HERE / "architecture.md"
+    shown = with_region(architecture.read_text("utf-8"), "picture", picture())
     return {
+        architecture: with_region(shown, "folders", folders_table()),
         HERE / "errors.md": errors_page(),
         language: text,
         library: with_region(library.read_text("utf-8"), "methods", library_table()),

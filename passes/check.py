@@ -6,21 +6,20 @@ later ones, or its spec says so itself; what is done at single experts is a chan
 nothing reads positions that soft tokens fill only later.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import nn
 
 from peftlang.capture.storage import cannot_unpack, is_readable
 from peftlang.diagnostics import PeftError
 from peftlang.ir.builtins import BUILTINS
-from peftlang.ir.dims import Dim
 from peftlang.ir.expr import Apply, Number, names, postorder
 from peftlang.ir.linearity import Degree, dependence
 from peftlang.ir.method import Init, Method, fixed
-from peftlang.ir.plan import ActivePlan, Placement, Plan, Site
+from peftlang.ir.plan import ActivePlan, Plan, Site
 from peftlang.ir.reach import asking, chooses, mixing, reads
-from peftlang.ir.soft_tokens import entries, reserved_at
 from peftlang.ir.starting import ZERO, starts_as
+from peftlang.prompts.reserved import check_reserved
 from peftlang.sites.planning import Planning
 
 
@@ -201,54 +200,3 @@ def _is_random(node: Apply) -> bool:
         return False
     amount = node.args[1] if len(node.args) > 1 else None
     return not (isinstance(amount, Number) and amount.value == 0)
-
-
-# Soft tokens that come in at a later layer
-
-
-def check_reserved(active: Sequence[ActivePlan]) -> None:
-    """Refuse methods that would read positions before soft tokens fill them.
-
-    Raises:
-        PeftError: S419.
-    """
-    if all(entry.site.layer is None or not entry.has_ids for entry in entries(active)):
-        return
-    for adapter in active:
-        for placement in adapter.plan.placements:
-            for site, why in _reading_reserved(adapter.plan, placement, active):
-                raise PeftError(
-                    f"`{placement.method}` at {site.id} {why}, where soft tokens that come in at a "
-                    "later layer are not yet",
-                    code="S419",
-                    help="place the method in layers on one side of the one where they come in, or "
-                    "let them come in at the input: `at prompt`",
-                )
-
-
-def _reading_reserved(
-    plan: Plan, placement: Placement, active: Sequence[ActivePlan]
-) -> Iterator[tuple[Site, str]]:
-    method = plan.uses[placement.label].method
-    sites = [plan.sites[name] for name in placement.sites]
-    alone = {tap.name for tap in method.taps if not tap.sequence}
-    for site in sites:
-        room = reserved_at(active, site)
-        for name, tap in placement.taps.get(site.id, {}).items():
-            other = plan.concerned[tap.site]
-            same = other.sequence == site.sequence
-            if name in alone and same and reserved_at(active, other) != room:
-                yield site, f"reads {other.id} token by token"
-        chain = [s for s in sites if s.stack == site.stack] if method.carries else []
-        if any(reserved_at(active, other) != room for other in chain):
-            yield site, "carries a state through all its layers, from the first"
-        if room and any(
-            _over_keys(node) for c in method.compositions for node in postorder(c.value)
-        ):
-            yield site, "reads all keys"
-        if room and site.layer is None and mixing(method):
-            yield site, "reads all tokens"
-
-
-def _over_keys(node: object) -> bool:
-    return isinstance(node, Apply) and Dim.of("keys") in node.over

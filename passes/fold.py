@@ -33,12 +33,8 @@ from peftlang.ir.expr import names
 from peftlang.ir.interpret import Interpreter
 from peftlang.ir.linearity import Degree, dependence
 from peftlang.ir.plan import TRAINED, ActivePlan, Site
+from peftlang.ir.positions import PROJECTIONS
 from peftlang.sites.neighbours import Neighbours
-
-PROJECTIONS = frozenset(
-    {"linear", "head", "ffn.up", "ffn.gate", "ffn.down"}
-    | {f"{kind}.{part}" for kind in ("attn", "cross_attn") for part in "qkvo"}
-)
 
 
 @dataclass(frozen=True)

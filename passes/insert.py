@@ -83,13 +83,13 @@ class _Operation:
         role = self.occurrence.site.role
         return NESTING.index(role) if role in NESTING else 0
 
-    def read(self) -> set[str]:
-        """Names that are read, what the operation makes aside."""
+    def read(self) -> list[str]:
+        """Names that are read, what the operation makes aside; in an order that stays."""
         found = self.targets.union(*(application.reads for application, _ in self.acting))
         parts = (o.site.rows for a, o in self.acting for c in a.operands if c.target == "x")
         if any(parts):
             found |= {"x", "W", "b"}
-        return found & self.occurrence.values.keys() - {"h"}
+        return sorted(found & self.occurrence.values.keys() - {"h"})
 
 
 Point = tuple[_Operation, bool]
@@ -151,7 +151,7 @@ class _Writer:
             if application not in operation.flows:
                 flows = Flows(self.streams, application, occurrence)
                 operation.flows[application] = flows
-        read = operation.read() | ({"h"} & operation.occurrence.values.keys() if after else set())
+        read = {*operation.read(), *(["h"] if after and "h" in operation.occurrence.values else [])}
         with Emission(self.work, self._behind(operation, read)) as emission:
             writing = _Writing(self, operation, emission, after=after)
             if operation.operands is None:

@@ -14,18 +14,15 @@ import torch
 from torch.fx import Node
 
 from peftlang.capture.facts import VALUE
-from peftlang.emit.attention_view import FOLDED, argument
+from peftlang.emit.attention_view import FOLDED
 from peftlang.emit.lengthen import set_argument
 from peftlang.emit.rewriting import Emission, Rewriting, node_of, replace
 from peftlang.emit.slots import Slot
+from peftlang.graph.ops import argument
 from peftlang.ir.soft_tokens import POSITION_TABLE, entries, reserved_at
+from peftlang.prompts.places import cached_slot
 from peftlang.prompts.usage import ANGLES
 from peftlang.sites.occurrence import Occurrence
-
-
-def cached_slot(side: str) -> Slot:
-    """Slot of the number of tokens that the cache of a call holds: ``[1]``, whole."""
-    return Slot("cached", side)
 
 
 def mask(work: Rewriting) -> None:
@@ -83,7 +80,7 @@ def _hide(work: Rewriting, occurrence: Occurrence, count: int, slot: Slot) -> No
 
 def _masked(emission: Emission, call: Node, hidden: Any) -> Node:
     """The mask of an attention product, and what is hidden besides."""
-    given = argument(call, 3, "attn_mask", default=None)
+    given = argument(call, 3, "attn_mask")
     if isinstance(given, Node):
         seen: Any = emission.proxy(given)
         value = given.meta.get(VALUE)

@@ -14,19 +14,12 @@ from torch.fx import Node
 
 from peftlang.capture.facts import VALUE
 from peftlang.emit.rewriting import Emission, Rewriting, node_of, replace
-from peftlang.emit.slots import Slot
 from peftlang.emit.tokens import filled_slot
 from peftlang.ir.plan import Site
 from peftlang.ir.soft_tokens import entries, reserved_at
+from peftlang.prompts.places import behind, fillers, first, put_before, ready_slot
 from peftlang.prompts.usage import LEAVING
 from peftlang.sites.occurrence import Occurrence
-
-FIRST_SOFT_ID = -1000
-"""Id of the first soft token; those after it count down.
-
-Below zero, so that no comparison with a real id (padding, end of sequence, the largest) is true of
-it; and away from the few negative numbers that stand for something elsewhere.
-"""
 
 
 def prompts(work: Rewriting) -> None:
@@ -44,19 +37,12 @@ def prompts(work: Rewriting) -> None:
             _leave(work, occurrence)
 
 
-def ready_slot(side: str) -> Slot:
-    """Slot of soft tokens that were made before the model runs, ``[batch or 1, n, d_h]``."""
-    return Slot("value", f"soft.{side}")
-
-
 def _clamp(work: Rewriting, occurrence: Occurrence) -> None:
     """Soft tokens have ids below zero, which no table has."""
-    ids, lookup = occurrence.values["x"], occurrence.call
-    readers = occurrence.readers["x"]
+    ids, readers = occurrence.values["x"], occurrence.readers["x"]
     with Emission(work, readers[0]) as emission:
         real = emission.proxy(ids).clamp(min=0)
     replace(ids, node_of(real), readers, but=emission.made)
-    del lookup
 
 
 def _enter(work: Rewriting, occurrence: Occurrence) -> None:
@@ -106,34 +92,6 @@ def _reserved(work: Rewriting, site: Site) -> int:
 
 def _before(site: Site) -> Any:
     return first if site.layer is not None else fillers
-
-
-def behind(sequence: Any, count: int) -> Any:
-    """A sequence ``[batch, tokens, d]`` without its first tokens."""
-    return sequence[:, count:] if count else sequence
-
-
-def first(sequence: Any, count: int) -> Any:
-    """The first tokens of a sequence."""
-    return sequence[:, :count]
-
-
-def fillers(sequence: Any, count: int) -> Any:
-    """What stands where soft tokens come in later, and nothing sees it.
-
-    Not zeros, at which norms that methods in the layers before may take have no gradient.
-    """
-    row = torch.linspace(-1, 1, sequence.shape[-1], dtype=sequence.dtype, device=sequence.device)
-    return row.expand(sequence.shape[0], count, -1)
-
-
-def put_before(front: Any, sequence: Any) -> Any:
-    """One sequence behind another, whose rows may be the same for the whole batch."""
-    if front.shape[1] == 0:
-        return sequence
-    if front.shape[0] != sequence.shape[0]:
-        front = front.expand(sequence.shape[0], -1, -1)
-    return torch.cat([front.to(sequence.dtype), sequence], dim=1)
 
 
 def _describe(node: Node, whole: Node, more: int) -> None:

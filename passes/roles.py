@@ -5,12 +5,11 @@ model, whatever the names of its modules; every site can be found again by `loca
 table of architectures.
 """
 
-from peftlang.passes.decompose import write_out
-from peftlang.prompts.sites import Entrances, entrances
+from peftlang.graph.multihead import write_out
+from peftlang.prompts.sites import entrances
 from peftlang.sites.containers import modules
 from peftlang.sites.grids import grids
 from peftlang.sites.inference import find_sites
-from peftlang.sites.missing import found_instead
 from peftlang.sites.planning import Planning
 from peftlang.sites.survey import Survey
 
@@ -24,17 +23,11 @@ def roles(work: Planning) -> None:
     write_out(graph.graph, graph.calls)
     sites = find_sites(graph)
     prompts = entrances(work.root, graph, sites)
-    every = (*sites, *prompts.sites)
-
-    def why_missing(role: str) -> str:
-        if role.startswith("prompt"):
-            return _no_prompt(role, prompts)
-        return found_instead(role, graph, every)
-
     work.found = Survey(
-        graph, every, tuple(modules(graph, sites)), prompts.tables, grids(graph), why_missing
+        graph,
+        (*sites, *prompts.sites),
+        tuple(modules(graph, sites)),
+        prompts.tables,
+        grids(graph),
+        (prompts.why_no_input, prompts.why_no_layer),
     )
-
-
-def _no_prompt(role: str, prompts: Entrances) -> str:
-    return prompts.why_no_input if role == "prompt" else prompts.why_no_layer

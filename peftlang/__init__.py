@@ -7,7 +7,9 @@ The names below are looked up when they are first used, so that `import peftlang
 commands that only read specs) never import torch.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from peftlang.runtime.control import remove as remove
     from peftlang.runtime.control import set_active as set_active
     from peftlang.runtime.initialise import initialise as initialise
+    from peftlang.runtime.one_graph import graph as graph
     from peftlang.runtime.rates import parameter_groups as parameter_groups
     from peftlang.verifying import verify as verify
 
@@ -48,6 +51,7 @@ _HOMES = {
     **dict.fromkeys(_OF_THE_PIPELINE, "peftlang.pipeline"),
     **dict.fromkeys(_OF_CONTROL, "peftlang.runtime.control"),
     **dict.fromkeys(_OF_MERGING, "peftlang.merging"),
+    "graph": "peftlang.runtime.one_graph",
     "initialise": "peftlang.runtime.initialise",
     "parameter_groups": "peftlang.runtime.rates",
     "verify": "peftlang.verifying",
@@ -63,6 +67,7 @@ __all__ = [
     "compile",
     "disabled",
     "from_hf",
+    "graph",
     "initialise",
     "inputs",
     "load",
@@ -78,6 +83,17 @@ __all__ = [
     "verify",
     "why_not_mergeable",
 ]
+
+
+class _Package(ModuleType):
+    """A name above stays what it is when a folder of the same name is imported (`graph`)."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

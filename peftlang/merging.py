@@ -1,5 +1,6 @@
 """Merging: a plain base model that does what the adapted one does."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -127,7 +128,7 @@ def merge(
     return model
 
 
-def _exchange(parameters: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+def _exchange(parameters: Mapping[str, Tensor], values: dict[str, Tensor]) -> None:
     """Store values in parameters, all or none; afterwards ``values`` holds what was there."""
     before: dict[str, Tensor] = {}
     with torch.no_grad():

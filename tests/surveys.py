@@ -18,7 +18,9 @@ from peftlang.sites.survey import Survey
 _KEPT: dict[tuple[str, ...], Survey] = {}
 
 
-def _kept(model: nn.Module, example_inputs: Mapping[str, Any] | None = None) -> Survey:
+def _kept(
+    model: nn.Module, example_inputs: Mapping[str, Any] | None = None, _observe: Any = None
+) -> Survey:
     config = getattr(model, "config", None)
     if not hasattr(config, "to_json_string"):
         return survey(model, example_inputs)

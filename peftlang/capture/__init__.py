@@ -2,7 +2,7 @@
 
 from peftlang.capture.facts import CapturedGraph, GraphFacts, ModelNames, ModuleCall, Place
 from peftlang.capture.paths import ADAPTERS, is_adapters
-from peftlang.capture.record import record, record_module
+from peftlang.capture.record import Recorder, record, record_module
 from peftlang.capture.stand_in import base_parameters
 from peftlang.capture.storage import Weights
 
@@ -13,6 +13,7 @@ __all__ = [
     "ModelNames",
     "ModuleCall",
     "Place",
+    "Recorder",
     "Weights",
     "base_parameters",
     "is_adapters",

@@ -10,20 +10,21 @@ them, if they are there.
 Nothing of torch's compiler takes part, and no graph breaks.
 """
 
-import inspect
 import operator
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx import Graph, Node
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
 from torch.utils._pytree import tree_flatten, tree_leaves
 
+from peftlang.capture.arguments import arguments_of, items_of, tensors_in
+from peftlang.capture.asked import HALF_ALONE, READING, in_half, is_given_back, target_of
 from peftlang.capture.experts import run_at_once
 from peftlang.capture.facts import (
     FUNCTION,
@@ -35,7 +36,6 @@ from peftlang.capture.facts import (
     ModuleCall,
     Place,
 )
-from peftlang.capture.mutation import written
 from peftlang.capture.stand_in import modules_of, with_weights, without_values, without_weights
 from peftlang.diagnostics import PeftError
 
@@ -130,11 +130,23 @@ def _recorded(
     run_at_once(twin)
     _watch(twin, recorder)
     with ExitStack() as stack:
+        stack.enter_context(_without_modes())
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(torch.no_grad())
         stack.enter_context(recorder)
         result = twin(*args, **kwargs)
     return recorder.finished(result, training)
+
+
+@contextmanager
+def _without_modes() -> Iterator[None]:
+    """Nothing that watches operations around a recording sees it: it is none of theirs."""
+    modes = [_pop_mode() for _ in range(torch._C._len_torch_function_stack())]
+    try:
+        yield
+    finally:
+        for mode in reversed(modes):
+            _push_mode(mode)
 
 
 # Operations
@@ -165,11 +177,11 @@ class Recorder(TorchFunctionMode):
 
     def declare(self, twin: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
         """Make placeholders of the tensors that the call starts from."""
-        for name, tensor in twin.named_parameters():
-            node = self._placeholder(name.replace(".", "_"), tensor)
+        for name, parameter in twin.named_parameters():
+            node = self._placeholder(name.replace(".", "_"), parameter)
             self.facts.parameters[node] = self.facts.names.first(self.whole(name))
-        for name, tensor in twin.named_buffers():
-            node = self._placeholder(name.replace(".", "_"), tensor)
+        for name, buffer in twin.named_buffers():
+            node = self._placeholder(name.replace(".", "_"), buffer)
             self.facts.buffers[node] = self.whole(name)
         given = {f"argument_{place}": value for place, value in enumerate(args)}
         for name, value in {**given, **kwargs}.items():
@@ -207,16 +219,16 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         result = self._computed(func, args, kwargs)
-        if _is_given_back(result, func, args, kwargs):
+        if is_given_back(result, func, args, kwargs):
             # `x.to(x.dtype)` gives `x` itself, and in another number type it would not.
             result = result.view_as(result)
-        target = _target(func)
+        target = target_of(func)
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         if target is not None and (made or target is operator.setitem):
             if target is getattr:
                 args = (args[0], func.__self__.__name__)  # type: ignore[attr-defined]
             self._write(func, target, args, kwargs, result)
-        elif getattr(func, "__name__", "") in _READING:
+        elif getattr(func, "__name__", "") in READING:
             self._decided.append((func, self._operands(args), result))
         return result
 
@@ -225,8 +237,8 @@ class Recorder(TorchFunctionMode):
         if self._fake is None or not any(isinstance(t, FakeTensor) for t in tensors):
             return func(*args, **kwargs)
         with self._fake:
-            if getattr(func, "__name__", "") in _HALF_ALONE:
-                return _in_half(func, args, kwargs)
+            if getattr(func, "__name__", "") in HALF_ALONE:
+                return in_half(func, args, kwargs)
             return func(*args, **kwargs)
 
     def _write(
@@ -241,7 +253,7 @@ class Recorder(TorchFunctionMode):
         if isinstance(result, Tensor):
             self._now(result, node)
             return
-        for key, item in _items(result):
+        for key, item in items_of(result):
             if isinstance(item, Tensor | list | tuple | dict) and not isinstance(item, torch.Size):
                 part = self.graph.call_function(operator.getitem, (node, key))
                 part.meta |= {VALUE: item, STACK: node.meta[STACK]}
@@ -270,7 +282,7 @@ class Recorder(TorchFunctionMode):
         number = self._numbers.get(path, 0)
         self._numbers[path] = number + 1
         call = ModuleCall(path, number)
-        for place, value in _arguments(module, args, kwargs):
+        for place, value in arguments_of(module, args, kwargs):
             if id(value) in self._nodes:
                 call.inputs.setdefault(self._nodes[id(value)], place)
         self.calls.append(call)
@@ -279,7 +291,7 @@ class Recorder(TorchFunctionMode):
     def leave(self, result: Any) -> None:
         """The innermost call is done."""
         call = self._stack.pop()
-        for place, value in _leaves(result, Place()):
+        for place, value in tensors_in(result, Place()):
             if id(value) in self._nodes:
                 call.outputs.setdefault(self._nodes[id(value)], place)
 
@@ -302,91 +314,6 @@ class Recorder(TorchFunctionMode):
             tuple(self._decided),
             self._constants,
         )
-
-
-_READING = frozenset(
-    {"__bool__", "__int__", "__float__", "__index__", "item", "tolist", "equal", "allclose"}
-    | {"is_nonzero", "__contains__"}
-)
-"""Functions by which Python reads the values of tensors."""
-
-_HALF_ALONE = frozenset({"grouped_mm", "_grouped_mm"})
-"""Functions whose shape rule takes bfloat16 alone, though their kernels take more."""
-
-
-def _in_half(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    kinds = [a.dtype for a in args if isinstance(a, Tensor) and a.is_floating_point()]
-    half = [a.bfloat16() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args]
-    return func(*half, **kwargs).to(kinds[0])
-
-
-def _is_given_back(result: Any, func: Any, args: Any, kwargs: Any) -> bool:
-    """Whether an operation gives one of its operands, in which it has not written."""
-    if not any(result is value for value in (*args, *kwargs.values())):
-        return False
-    changed = written(getattr(func, "__name__", ""), func, args, kwargs)
-    return isinstance(result, Tensor) and not any(result is value for value in changed)
-
-
-_NAMES = (
-    "add sub mul truediv matmul floordiv mod pow xor lt gt le ge eq ne lshift rshift neg invert "
-    "getitem setitem iadd isub imul itruediv iand ior"
-)
-_OPERATORS: dict[str, Any] = {f"__{name}__": getattr(operator, name) for name in _NAMES.split()} | {
-    "__and__": operator.and_,
-    "__or__": operator.or_,
-}
-
-_METHODS = (types.MethodDescriptorType, types.WrapperDescriptorType)
-
-
-def _target(func: Any) -> Any:
-    """What a node calls: a function, or a method by its name; None for what computes nothing."""
-    name = getattr(func, "__name__", "")
-    if name in {"__set__", "__delete__"}:
-        return None
-    if name == "__get__":
-        return getattr
-    method = isinstance(func, _METHODS) or getattr(torch.Tensor, name, None) is func
-    return _OPERATORS.get(name, name) if method else func
-
-
-def _items(value: Any) -> Iterator[tuple[Any, Any]]:
-    if isinstance(value, dict):
-        yield from value.items()
-    elif isinstance(value, list | tuple):
-        yield from enumerate(value)
-
-
-# Arguments and results
-
-
-def _leaves(value: Any, place: Place) -> Iterator[tuple[Place, Tensor]]:
-    if isinstance(value, Tensor):
-        yield place, value
-    for key, item in _items(value):
-        inner = Place(place.name, place.position, (*place.path, key))
-        yield from _leaves(item, inner)
-
-
-def _arguments(module: nn.Module, args: Any, kwargs: Any) -> Iterator[tuple[Place, Tensor]]:
-    names = positional_names(type(module).forward)
-    for index, value in enumerate(args):
-        name = names[index] if index < len(names) else None
-        yield from _leaves(value, Place(name, index))
-    for name, value in kwargs.items():
-        position = names.index(name) if name in names else None
-        yield from _leaves(value, Place(name, position))
-
-
-def positional_names(forward: Callable[..., Any]) -> list[str]:
-    """Names of the arguments that a module's forward takes by place, ``self`` left out."""
-    try:
-        found = list(inspect.signature(forward).parameters.values())[1:]
-    except (TypeError, ValueError):
-        return []
-    by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return [p.name for p in found if p.kind in by_place]
 
 
 def _watch(twin: nn.Module, recorder: Recorder) -> None:

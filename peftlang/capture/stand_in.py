@@ -154,7 +154,8 @@ class _Arguments(_Copier):
 def _is_plain(kind: type) -> bool:
     """Whether objects are made of their attributes, and of nothing else."""
     special = ("__reduce__", "__reduce_ex__", "__getstate__", "__deepcopy__", "__slots__")
-    return kind.__new__ is object.__new__ and all(
+    made: Any = kind.__new__
+    return made is object.__new__ and all(
         getattr(kind, name, None) is getattr(object, name, None) for name in special
     )
 

@@ -15,7 +15,7 @@ EXIT_WRONG = 1
 EXIT_USAGE = 2
 EXIT_BUG = 70
 
-COMMANDS = ("check", "fmt", "compile", "explain", "sites", "merge", "verify", "convert")
+COMMANDS = ("check", "fmt", "compile", "explain", "sites", "merge", "verify", "convert", "cache")
 """In the order of `--help`; each is the module of this package that has its name."""
 
 
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _is_usage(error: PeftError) -> bool:
     """The command line itself is wrong, or names a file that is not there or not usable."""
-    return error.code.startswith("C") or error.code in {"D601", "I901"} | _REFERENCES
+    return error.code.startswith("C") or error.code in {"D601", "I901", "R524"} | _REFERENCES
 
 
 _REFERENCES = {f"V8{number:02}" for number in range(1, 11)} | {"V814"}

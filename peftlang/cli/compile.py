@@ -23,7 +23,7 @@ def add_to(app: typer.Typer) -> None:
         name="compile",
         epilog="Examples:  peftlang compile lora --model tiny-llama -o out  ·  "
         "peftlang compile my.peft -m ./base -o out --set r=16 --at 'linear in layers[-4..]'  ·  "
-        "peftlang compile lora -m tiny-gpt2 -o out --print-after insert",
+        "peftlang compile lora -m tiny-gpt2 -o out --print-after insert --without simplify",
     )(compile_command)
 
 
@@ -47,6 +47,10 @@ def compile_command(
         list[str] | None,
         typer.Option("--print-after", metavar="PASS", help="Print what it leaves. Repeatable."),
     ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option("--without", metavar="PASS", help="Leave out a pass that can be. Repeatable."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Place a spec on a model, run it once, and write the adapter, ready to be trained.
@@ -62,6 +66,7 @@ def compile_command(
         from peftlang import pipeline
         from peftlang.models import example_inputs, load_model
 
+        pipeline.check_without(without or ())
         observe = _printer(
             print_before or [], print_after or [], sys.stderr if json else sys.stdout
         )
@@ -77,6 +82,7 @@ def compile_command(
             args=request.args,
             init_seed=seed,
             observe=observe,
+            without=without or (),
         )
         _run_once(base, example_inputs(base))
         pipeline.save(base, output)
@@ -108,15 +114,14 @@ def _printer(before: list[str], after: list[str], out: TextIO) -> Callable[[str,
     Raises:
         PeftError: C709, there is no such pass.
     """
-    from peftlang.pipeline import GRAPH, PLAN
+    from peftlang.pipeline import PASSES
 
-    known = [step.__name__ for step in (*PLAN, *GRAPH)]
     for name in (*before, *after):
-        if name not in known:
+        if name not in PASSES:
             raise PeftError(
                 f"there is no pass `{name}`",
                 code="C709",
-                help=did_you_mean(name, known) or f"the passes are {', '.join(known)}",
+                help=did_you_mean(name, PASSES) or f"the passes are {', '.join(PASSES)}",
             )
     wanted = {("before", name) for name in before} | {("after", name) for name in after}
 

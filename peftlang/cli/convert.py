@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from peftlang.cli.merge import write_plain
 from peftlang.cli.options import Json, Model
 from peftlang.cli.output import console, print_json, print_text, table, working
+from peftlang.cli.plain import write_plain
 from peftlang.diagnostics import PeftError
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from peftlang.cli.regions import region_rows
 from peftlang.ir.cost import Cost, cost
 from peftlang.ir.method import Adapter, Method, Use
 from peftlang.ir.plan import Plan, Site
@@ -127,6 +128,7 @@ def plan_facts(plan: Plan, base: Mapping[str, int], item_size: int) -> dict[str,
             for placement in plan.placements
             for row in site_rows(plan.sites[name] for name in placement.sites)
         ],
+        "regions": region_rows(plan),
         "trainable": {
             "adapter": plan.trainable,
             "base": unfrozen,

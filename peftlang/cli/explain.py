@@ -22,6 +22,7 @@ from peftlang.cli.options import (
     settings,
 )
 from peftlang.cli.output import console, print_json, print_text, table, working
+from peftlang.cli.regions import region_text, why_text
 from peftlang.cli.specs import Request
 from peftlang.diagnostics import CODES
 from peftlang.diagnostics import explain as explain_code
@@ -51,7 +52,7 @@ def explain(
     with_: With = None,
     json: Json = False,
 ) -> None:
-    """Print a method's five dimensions; with a model, its sites, parameters and cost.
+    """Print a method's five dimensions; with a model, its sites, regions, parameters and cost.
 
     The cost is that of the expressions as they are written, for one token: an upper bound.
     Given the code of a diagnostic, print what it means, with an example and its mended form.
@@ -122,6 +123,7 @@ def _print_on_model(on: dict[str, Any]) -> None:
     console().print(
         table(["use", "position", "stack", "sites", "layers", "sizes"], cells, right="sites")
     )
+    _print_regions(on["regions"])
     trainable, token = on["trainable"], on["per_token"]
     print_text("")
     print_text(
@@ -134,3 +136,15 @@ def _print_on_model(on: dict[str, Any]) -> None:
     )
     if on["per_pass"]["flops"]:
         print_text(f"  per pass     {on['per_pass']['flops']:,} FLOPs on weights")
+
+
+def _print_regions(rows: list[dict[str, Any]]) -> None:
+    """Where each use runs, and why not in less."""
+    if not rows:
+        return
+    print_text("")
+    cells = [
+        [row["use"], row["position"], row["sites"], region_text(row), why_text(row)] for row in rows
+    ]
+    columns = ["use", "position", "sites", "runs at", "why in no less"]
+    console().print(table(columns, cells, right="sites"))

@@ -1,18 +1,13 @@
 """`peftlang merge`: a saved adapter and its base become a plain model."""
 
-import shutil
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from peftlang.cli.options import Json
 from peftlang.cli.output import print_json, print_text, working
-from peftlang.diagnostics import PeftError
-
-if TYPE_CHECKING:
-    from torch import nn
+from peftlang.cli.plain import write_plain
 
 
 def add_to(app: typer.Typer) -> None:
@@ -43,11 +38,12 @@ def merge_command(
 
     Says for each site that cannot be folded, why not; nothing is written then.
     """
-    _check_free(output)
     with working(f"loading {model or 'the base'}"):
         from peftlang import merging, pipeline
+        from peftlang.interop.folder import check_free
         from peftlang.models import load_model
 
+        check_free(output)
         base = load_model(model or pipeline.base_of(folder))
         adapted = pipeline.load(base, folder)
     with working("folding"):
@@ -71,41 +67,3 @@ def merge_command(
         f"{len(report.rounding)} parameters changed; the largest rounding error is {worst:.3g}\n"
         f"wrote {output}"
     )
-
-
-def _check_free(output: Path) -> None:
-    if output.exists():
-        raise PeftError(f"{output} is there already", code="D604", help="name a new folder")
-
-
-def write_plain(model: "nn.Module", output: Path) -> None:
-    """Write a plain model's folder beside its place, then rename it.
-
-    Raises:
-        PeftError: D604, it cannot be written, or something is there.
-    """
-    _check_free(output)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-        try:
-            _save(model, temporary)
-            temporary.chmod(0o755)
-            temporary.rename(output)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        raise PeftError(
-            f"{output} cannot be written: {error}",
-            code="D604",
-            help="free some space or name another folder",
-        ) from error
-
-
-def _save(model: Any, folder: Path) -> None:
-    if hasattr(model, "save_pretrained"):
-        model.save_pretrained(folder)
-        return
-    from safetensors.torch import save_model
-
-    save_model(model, str(folder / "model.safetensors"))

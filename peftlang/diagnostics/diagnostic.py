@@ -32,3 +32,10 @@ class Diagnostic:
     labels: tuple[Label, ...] = ()
     help: str | None = None
     severity: Severity = "error"
+
+    @property
+    def order(self) -> tuple[str, int, int, str]:
+        """By what diagnostics are sorted: the text, the place in it, the code."""
+        name = self.source.name if self.source else ""
+        span = self.span or Span(0, 0)
+        return name, span.start, span.end, self.code

@@ -46,7 +46,7 @@ def render(diagnostics: Iterable[Diagnostic], *, color: bool = False) -> str:
     Returns:
         Text that ends in a newline, or the empty string when there is nothing to show.
     """
-    ordered = sorted(dict.fromkeys(diagnostics), key=_place)
+    ordered = sorted(dict.fromkeys(diagnostics), key=lambda one: one.order)
     blocks = [list(_block(diagnostic)) for diagnostic in ordered]
     if color:
         return _coloured(blocks)
@@ -62,12 +62,6 @@ def _with_last(texts: Iterable[str]) -> Iterator[tuple[str, bool]]:
 
 def _plain(line: Line) -> str:
     return "".join(text for text, _ in line).rstrip()
-
-
-def _place(diagnostic: Diagnostic) -> tuple[str, int, int, str]:
-    name = diagnostic.source.name if diagnostic.source else ""
-    span = diagnostic.span or Span(0, 0)
-    return name, span.start, span.end, diagnostic.code
 
 
 def _block(diagnostic: Diagnostic) -> Iterator[Line]:

@@ -12,8 +12,10 @@ from peftlang.emit.rows import select
 from peftlang.emit.score_chain import replayed
 from peftlang.emit.slots import Slot
 from peftlang.emit.views import SiteView
+from peftlang.graph.attention import Product
+from peftlang.graph.ops import argument
 from peftlang.ir.plan import Site
-from peftlang.sites.occurrence import Occurrence, Product
+from peftlang.sites.occurrence import Occurrence
 
 FOLDED = "bkgd"
 """Layout of the queries of one token: heads that share a key stand where tokens else do."""
@@ -21,7 +23,7 @@ FOLDED = "bkgd"
 
 def is_folded(site: Site, call: Node) -> bool:
     """Whether a product's queries are of one token, with heads in the place of tokens."""
-    value = argument(call, 0, "query", default=None).meta.get(VALUE)
+    value = argument(call, 0, "query").meta.get(VALUE)
     heads, own = site.dims["heads"], site.dims.get("kv_heads", 0)
     return (
         own not in {0, heads}
@@ -200,13 +202,6 @@ def _laid_out(value: Any, have: str, wanted: str) -> Any:
 
 def _softmax_input(softmax: Node) -> Node:
     return softmax.all_input_nodes[0]
-
-
-def argument(call: Node, position: int, name: str, *, default: Any) -> Any:
-    """An argument of a call, given by position or by name."""
-    if name in call.kwargs:
-        return call.kwargs[name]
-    return call.args[position] if len(call.args) > position else default
 
 
 def square_of_ones(query: Any, keys: Any) -> Any:

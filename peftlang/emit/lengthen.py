@@ -6,8 +6,9 @@ import torch
 from torch.fx import Node
 
 from peftlang.capture.facts import VALUE
-from peftlang.emit.attention_view import AttentionView, argument, square_of_ones
+from peftlang.emit.attention_view import AttentionView, square_of_ones
 from peftlang.emit.rewriting import Emission, node_of, replace
+from peftlang.graph.ops import argument
 
 
 def lengthen(view: AttentionView, keys: Any, extra: int) -> None:
@@ -28,7 +29,7 @@ def lengthen(view: AttentionView, keys: Any, extra: int) -> None:
 
 def _lengthen_sdpa(view: AttentionView, extra: int) -> None:
     call = view.occurrence.call
-    mask = argument(call, 3, "attn_mask", default=None)
+    mask = argument(call, 3, "attn_mask")
     if isinstance(mask, Node):
         seen: Any = view.emission.proxy(mask)
         seen = torch.nn.functional.pad(seen, (extra, 0), value=True if _is_bool(mask) else 0.0)

@@ -79,9 +79,18 @@ class Rewriting:
         return made
 
     def __str__(self) -> str:
-        """The graph as text; what the passes wrote is marked."""
-        text = listing(self.graph, self._given_name, lambda node: WRITTEN in node.meta)
-        return f"{self.name}:\n{text}"
+        """The graph as text; what the passes wrote is marked, and where sites run."""
+        sites: dict[Node, list[str]] = {}
+        for occurrence in self.occurrences:
+            sites.setdefault(occurrence.call, []).append(occurrence.site.id)
+        text = listing(
+            self.graph,
+            self._given_name,
+            is_written=lambda node: WRITTEN in node.meta,
+            note=lambda node: ", ".join(sites.get(node, ())),
+        )
+        handed = "".join(f"\n  hand on {slot} = %{n.name}" for slot, n in self.exported.items())
+        return f"{self.name}:\n{text}{handed}"
 
     def _given_name(self, node: Node) -> str | None:
         if SLOT in node.meta:

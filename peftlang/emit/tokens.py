@@ -1,11 +1,13 @@
 """What a site's sequence is in a graph: where its tokens lie, their ids, which are padding."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
+from torch.fx import Node
 
 from peftlang.diagnostics import PeftError
+from peftlang.emit.rewriting import Emission, Rewriting
 from peftlang.emit.slots import Slot
 from peftlang.ir.builtins.tensors import averages_batch
 from peftlang.ir.expr import Apply, postorder
@@ -15,9 +17,6 @@ from peftlang.ir.positions import POSITIONS
 from peftlang.ir.reach import asking
 from peftlang.ir.soft_tokens import entries, reserved_at, soft_at
 from peftlang.ir.types import Level, Type
-
-if TYPE_CHECKING:
-    from peftlang.emit.views import SiteView
 
 FROM_START, FROM_END, REAL, IDS = "first", "last", "real", "ids"
 
@@ -45,6 +44,25 @@ def reads_places(method: Method) -> bool:
     return averaged or bool(asking(method))
 
 
+class Names(Protocol):
+    """What a sequence asks of the view of a site: see ``SiteView``."""
+
+    known: str
+    now: dict[str, Node]
+    emission: Emission
+    work: Rewriting
+
+    @property
+    def site(self) -> Site: ...
+
+    @property
+    def is_flat(self) -> bool: ...
+
+    def read(self, name: str) -> Any: ...
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
+
+
 class Sequence:
     """The sequence at one occurrence of a site, as the builtins ask for it.
 
@@ -55,7 +73,7 @@ class Sequence:
         view: The occurrence, and where to write.
     """
 
-    def __init__(self, view: "SiteView") -> None:
+    def __init__(self, view: Names) -> None:
         self._view, self._site, self._work = view, view.site, view.work
         self._side = view.site.sequence
 

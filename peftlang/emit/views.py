@@ -3,7 +3,6 @@
 from copy import copy
 from typing import Any, Self
 
-import torch
 from torch import Tensor
 from torch.fx import Node
 
@@ -105,16 +104,3 @@ class ProjectionView(SiteView):
     def _taken(self) -> Any:
         """The rows of the parameter that the graph itself takes out."""
         return self.site.rows if self.occurrence.sliced else None
-
-
-def first_feature(value: Any, dims: int) -> Any:
-    """One number for each token of a value that has this many dimensions of its own."""
-    value = value.detach()
-    for _ in range(dims):
-        value = value.select(-1, 0)
-    return value
-
-
-def ones_for_tokens(value: Any) -> Any:
-    """Whole ones, one for each token."""
-    return torch.ones_like(value, dtype=torch.long)

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch.fx import Node
 
@@ -15,9 +16,39 @@ from peftlang.graph.ops import (
     name_of,
 )
 from peftlang.graph.weights import WeightUse, operand
-from peftlang.sites.occurrence import Product
 
 _SWAPS = frozenset({"transpose", "permute"})
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """The attention product of an `attn.core` or `cross_attn.core` occurrence.
+
+    For kind ``"sdpa"`` the occurrence's `call` is the one
+    ``scaled_dot_product_attention`` node and every field below but `mask` and `scale` is None.
+    For kind ``"softmax"`` the product is spelled out, and in the order of execution:
+
+    - `scores`: the node of ``q @ k.T`` that both sequences feed. Where more products are added to
+      it (position terms that are learnt) they come after it.
+    - `mask`: the node that is added to the scores or that fills them, None without one.
+    - `softmax`: the softmax, `h` of the scores.
+    - `weights`: what multiplies `v`: the softmax after casts and dropout.
+    - `out_matmul`: ``weights @ v``; the occurrence's `call`.
+
+    `scale` is the factor on the scores if it is one number in the graph, else None. In the
+    kind ``"softmax"`` it is for information only: it is already part of the graph.
+    `kv_repeats` says that `k` and `v` hold every query head (repeated keys) although the
+    site's `kv_heads` is smaller.
+    """
+
+    kind: Literal["sdpa", "softmax"]
+    mask: Node | None = None
+    scale: float | None = None
+    scores: Node | None = None
+    softmax: Node | None = None
+    weights: Node | None = None
+    out_matmul: Node | None = None
+    kv_repeats: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """What one call of a module computes in a graph: where its input comes in, where its result leaves.
 
-Dynamo never records half a call that it inlined: after a graph break it calls the inner module
-as a frame of its own. So a module that is named on the nodes' stacks is there whole.
+A recorded graph holds calls whole, with all that was asked for within them.
 """
 
 from collections.abc import Sequence

@@ -6,12 +6,14 @@ from torch.fx import Node
 
 from peftlang.graph.attention import Attention
 from peftlang.graph.flow import Flow
+from peftlang.graph.ops import argument, name_of
 from peftlang.graph.slices import run_alone
 
 
 def is_causal(flow: Flow, attention: Attention) -> bool:
     """Whether no query sees a later key: by the flag, or by the mask's own values."""
-    if attention.call.kwargs.get("is_causal"):
+    fused = name_of(attention.call) == "scaled_dot_product_attention"
+    if fused and argument(attention.call, 5, "is_causal"):
         return True
     mask = attention.product.mask
     return mask is not None and _hides_later(_value(flow, mask))

@@ -1,6 +1,10 @@
-"""Graphs as text: one line for each operation, in the model's own names."""
+"""Graphs as text: one line for each operation, in the model's own names.
 
-from collections.abc import Callable, Iterator
+A value that an operation makes begins with ``%``; what comes from outside (a parameter, an
+adapter's tensor) stands as it is called there.
+"""
+
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,7 +27,12 @@ Name = Callable[[Node], str | None]
 """What a node is called, where that is not its own name."""
 
 
-def listing(graph: Graph, name: Name, is_written: Callable[[Node], bool]) -> str:
+def listing(
+    graph: Graph,
+    name: Name,
+    is_written: Callable[[Node], bool] = lambda _: False,
+    note: Callable[[Node], str] = lambda _: "",
+) -> str:
     """A graph as text.
 
     Args:
@@ -31,17 +40,23 @@ def listing(graph: Graph, name: Name, is_written: Callable[[Node], bool]) -> str
         name: Gives what comes from outside its name: a parameter's, an adapter's tensor's. Such
             nodes have no line of their own.
         is_written: Whether a pass wrote a node; its line begins with ``+``.
+        note: What is said of a node behind it; "" for nothing.
     """
-    return "\n".join(_lines(graph, name, is_written))
-
-
-def _lines(graph: Graph, name: Name, is_written: Callable[[Node], bool]) -> Iterator[str]:
+    lines = []
     for node in graph.nodes:
-        if node.op == "output":
-            yield f"  return {_arguments(node, name)}"
-        elif name(node) is None:
-            mark = "+" if is_written(node) else " "
-            yield f"{mark} {node.name}{_shape(node)} = {_operation(node, name)}"
+        line = _line(node, name, "+" if is_written(node) else " ")
+        said = note(node)
+        if line:
+            lines.append(f"{line}  # {said}" if said else line)
+    return "\n".join(lines)
+
+
+def _line(node: Node, name: Name, mark: str) -> str:
+    if node.op == "output":
+        return f"  return {_arguments(node, name)}"
+    if name(node) is not None:
+        return ""
+    return f"{mark} %{node.name}{_shape(node)} = {_operation(node, name)}"
 
 
 def _shape(node: Node) -> str:
@@ -59,7 +74,10 @@ def _operation(node: Node, name: Name) -> str:
 
 
 def _arguments(node: Node, name: Name) -> str:
-    positional, keywords = map_arg((node.args, node.kwargs), lambda n: _Name(name(n) or n.name))
+    def one(operand: Node) -> _Name:
+        return _Name(name(operand) or f"%{operand.name}")
+
+    positional, keywords = map_arg((node.args, node.kwargs), one)
     return ", ".join([*map(_text, positional), *(f"{k}={_text(v)}" for k, v in keywords.items())])
 
 

@@ -149,6 +149,13 @@ def name_of(node: Node) -> str:
     return _SAME.get(name, name)
 
 
+def argument(call: Node, position: int, name: str, *, default: Any = None) -> Any:
+    """An argument of a call, given by position or by name."""
+    if name in call.kwargs:
+        return call.kwargs[name]
+    return call.args[position] if len(call.args) > position else default
+
+
 def written_into(node: Node) -> list[Node]:
     """The operands that a node writes into, without that showing in the graph's edges."""
     if node.op not in {"call_method", "call_function"}:

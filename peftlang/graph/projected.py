@@ -1,11 +1,29 @@
 """The weight that makes an attention product's keys or values."""
 
+from dataclasses import dataclass
+
 from peftlang.graph.attention import Attention
 from peftlang.graph.flow import Flow, shape_of
 from peftlang.graph.slices import as_rows, rows_reaching
 from peftlang.graph.weights import WeightUse
 from peftlang.ir.plan import Rows
-from peftlang.sites.occurrence import Weight
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A projection's weight and bias.
+
+    Attributes:
+        weight: Qualified name of the whole weight.
+        bias: Qualified name of the whole bias.
+        transposed: W is stored ``[d_x, d_h]``.
+        rows: The rows that make the part asked for; None for all.
+    """
+
+    weight: str
+    bias: str | None
+    transposed: bool
+    rows: Rows | None
 
 
 def projected(flow: Flow, found: Attention, part: str) -> Weight | None:

@@ -16,7 +16,6 @@ from torch import Tensor
 from peftlang.diagnostics import PeftError
 
 CONFIG, TENSORS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
-README = "README.md"
 
 
 @dataclass(frozen=True)
@@ -100,16 +99,22 @@ def write(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
     Raises:
         PeftError: D604, something is there already, or it cannot be written.
     """
-
-    def fill(temporary: Path) -> None:
-        text = json.dumps(config, indent=2, sort_keys=True)
-        (temporary / CONFIG).write_text(text + "\n", encoding="utf-8")
-        plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-        save_file(plain, temporary / TENSORS, metadata={"format": "pt"})
-
+    text = json.dumps(config, indent=2, sort_keys=True)
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     with new_folder(path) as temporary:
-        fill(temporary)
+        (temporary / CONFIG).write_text(text + "\n", encoding="utf-8")
+        save_file(plain, temporary / TENSORS, metadata={"format": "pt"})
     return path.expanduser().absolute()
+
+
+def check_free(path: Path) -> None:
+    """Refuse to write where something is.
+
+    Raises:
+        PeftError: D604.
+    """
+    if path.exists():
+        raise PeftError(f"{path} is there already", code="D604", help="name a new folder")
 
 
 @contextmanager
@@ -120,8 +125,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         PeftError: D604, something is there already, or it cannot be written.
     """
     path = path.expanduser().absolute()
-    if path.exists():
-        raise PeftError(f"{path} is there already", code="D604", help="name a new folder")
+    check_free(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))

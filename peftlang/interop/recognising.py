@@ -14,7 +14,7 @@ from peftlang.interop.table import TABLE
 from peftlang.interop.targets import is_linear, is_transposed
 from peftlang.ir.expr import Scalar
 from peftlang.ir.plan import Placement, Plan, Site
-from peftlang.passes.fold import PROJECTIONS
+from peftlang.ir.positions import PROJECTIONS
 
 ELSEWHERE = "export it merged (`peftlang convert --merged`), or as LoRA (`--as-lora RANK`)"
 

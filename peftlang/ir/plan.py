@@ -132,8 +132,31 @@ class Tapped(Frozen):
     sizes: dict[str, int] = Field(default_factory=dict)
 
 
-RegionKind = Literal["module", "operation", "inside", "whole"]
-"""A module's border; one operation in it; its operations one by one; the model as one graph."""
+RegionKind = Literal["module", "operation", "inside", "call", "whole"]
+"""A module's border; one operation in it; its operations one by one; arguments and results of the
+model's call; the model as one graph."""
+
+ReasonKind = Literal["border", "within", "between", "arguments", "ahead"]
+"""Why a region is not smaller.
+
+- ``border``: a module's border is the least; all of it shows there.
+- ``within``: it lies within one operation, whose operands and result alone can be reached.
+- ``between``: it shows between operations of the module, at no module's border.
+- ``arguments``: soft tokens change how many tokens the whole model sees.
+- ``ahead``: a tap reads a site before the model gets there, so that it runs in another order.
+"""
+
+
+class Reason(Frozen):
+    """Why a region is not smaller.
+
+    Attributes:
+        kind: What keeps it from being so.
+        names: Which of the site's values, such as ``q``; for ``ahead`` the site that is read.
+    """
+
+    kind: ReasonKind
+    names: tuple[str, ...] = ()
 
 
 class Region(Frozen):
@@ -142,18 +165,18 @@ class Region(Frozen):
     Attributes:
         kind: What of the module.
         path: The module.
+        reason: Why it is not smaller.
         function: The operation's name; "" for none.
         number: Which of the module's operations of that name.
         count: How many of that name there are.
-        why: Why it is not smaller, as part of a sentence; "" where there is nothing smaller.
     """
 
     kind: RegionKind
     path: str
+    reason: Reason
     function: str = ""
     number: int = 0
     count: int = 0
-    why: str = ""
 
 
 class Placement(Frozen):
@@ -239,7 +262,14 @@ class Plan(Frozen):
 
 
 class ActivePlan(Frozen):
-    """An adapter that is switched on, by the name it has on the model."""
+    """An adapter that is switched on.
+
+    Attributes:
+        name: The name that it has on the model.
+        plan: What goes where.
+        without: Names of passes that are left out where it acts.
+    """
 
     name: str
     plan: Plan
+    without: tuple[str, ...] = ()

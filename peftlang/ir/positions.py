@@ -76,3 +76,9 @@ SITE_DIMS = frozenset(
 NUMBERS_OF_SITES = frozenset({"layer", "expert", "place"})
 """Those that count from 0, and so are no sizes: which layer, which expert, and which alternative
 of the method's position."""
+
+PROJECTIONS = frozenset(
+    {"linear", "head", "ffn.up", "ffn.gate", "ffn.down"}
+    | {f"{kind}.{part}" for kind in ("attn", "cross_attn") for part in "qkvo"}
+)
+"""Positions that are one linear map each; a router and single experts are not among them."""

@@ -136,12 +136,13 @@ def of_use(
     """
     found: dict[str, Scalar | None] = {}
     faults = report.faults(use.source)
+    written = {p.name.text: p.type.text for p in callee.node.parameters}
     with faults:
         bound = bind(use.node.method, use.node.arguments, callee_of(callee))
         for name, expr in bound.keywords.items():
             found[name] = None
             with suppress(Unknown), faults:
-                found[name] = constant(callee.kinds[name], expr, values)
+                found[name] = constant(written[name], expr, values)
     return found
 
 
@@ -214,7 +215,9 @@ def hyper_parameters(definition: Definition, values: Values) -> tuple[HyperParam
     return tuple(
         HyperParameter(
             name=p.name.text,
-            kind=cast("Literal['int', 'float', 'bool', 'str', 'fn']", p.type.text),
+            kind=cast(
+                "Literal['int', 'float', 'bool', 'str', 'fn']", definition.kinds[p.name.text]
+            ),
             default=values.get(p.name.text) if p.default is not None else None,
             span=offsets(p),
         )

@@ -152,7 +152,7 @@ def _selector(text: str, report: Report) -> Placed[n.Selector] | None:
     if use is not None and use.at is not None and not use.overrides:
         return Placed(use.at, source)
     if not report.failed:
-        report.error("P003", "a selector is wanted here", Place(source, Span(0, len(text))))
+        report.error("P012", "a selector is wanted here", Place(source, Span(0, len(text))))
     return None
 
 
@@ -165,7 +165,7 @@ def _clauses(text: str, report: Report) -> list[Placed[n.Clause]]:
         return [Placed(clause, source) for clause in use.overrides]
     if not report.failed:
         place, advice = Place(source, Span(0, len(source.text))), f"one of {', '.join(_WORDS)}"
-        report.error("P003", "a clause is wanted here", place, help=advice)
+        report.error("P012", "a clause is wanted here", place, help=advice)
     return []
 
 

@@ -29,7 +29,7 @@ Values = Mapping[str, Scalar | None]
 
 
 class Unknown(Exception):
-    """The value depends on a hyper-parameter that has none yet."""
+    """The value depends on a hyper-parameter that has none yet, or is of a type that is none."""
 
 
 def constant(kind: str, expr: n.Expr, values: Values) -> Scalar:
@@ -37,8 +37,10 @@ def constant(kind: str, expr: n.Expr, values: Values) -> Scalar:
 
     Raises:
         Faults: it is no constant, or none of that kind.
-        Unknown: it reads a hyper-parameter that has no value yet.
+        Unknown: it reads a hyper-parameter that has no value yet, or the kind is none.
     """
+    if kind not in n.TYPES:
+        raise Unknown(kind)
     if kind == "fn":
         return _function(expr, values)
     value = evaluate(expr, values)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
 
-from peftlang.diagnostics import Source, Span, did_you_mean
+from peftlang.diagnostics import Source, Span, did_you_mean, nearest
 from peftlang.lower.report import Fault, Place, Report, SpecError
 from peftlang.syntax import nodes as n
 from peftlang.syntax import parse
@@ -45,6 +45,11 @@ class Unit:
                 yield Definition(self, item)
 
 
+def _kind(word: str) -> str:
+    meant = nearest(word, n.TYPES) if word not in n.TYPES else [word]
+    return meant[0] if meant else "int"
+
+
 @dataclass(frozen=True)
 class Definition:
     """A method or adapter, and the text that it is in."""
@@ -66,8 +71,8 @@ class Definition:
 
     @property
     def kinds(self) -> dict[str, str]:
-        """Type of every hyper-parameter, as it is written."""
-        return {p.name.text: p.type.text for p in reversed(self.node.parameters)}
+        """Type of every hyper-parameter; for a word that is none, what it was meant to be."""
+        return {p.name.text: _kind(p.type.text) for p in reversed(self.node.parameters)}
 
     @property
     def doc(self) -> str:

@@ -196,7 +196,7 @@ class Report:
     @property
     def diagnostics(self) -> tuple[Diagnostic, ...]:
         """All of them, sorted by text and place."""
-        return tuple(sorted(self._found.values(), key=_order))
+        return tuple(sorted(self._found.values(), key=lambda one: one.order))
 
     def check(self) -> None:
         """Raise everything found, if there is an error among it.
@@ -212,9 +212,3 @@ def key(diagnostic: Diagnostic) -> Key:
     """What makes two diagnostics the same one."""
     name = diagnostic.source.name if diagnostic.source else ""
     return diagnostic.code, diagnostic.message, name, diagnostic.span
-
-
-def _order(diagnostic: Diagnostic) -> tuple[str, int, int, str]:
-    name = diagnostic.source.name if diagnostic.source else ""
-    span = diagnostic.span or Span(0, 0)
-    return name, span.start, span.end, diagnostic.code

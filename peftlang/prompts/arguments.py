@@ -23,8 +23,6 @@ from peftlang.diagnostics import PeftError
 from peftlang.emit.tokens import filled_slot
 from peftlang.ir.plan import ActivePlan, Site
 from peftlang.ir.soft_tokens import Entry, entries
-from peftlang.passes.mask import cached_slot
-from peftlang.passes.prompts import FIRST_SOFT_ID
 from peftlang.prompts.cache import (
     check_continues,
     held_by,
@@ -34,6 +32,7 @@ from peftlang.prompts.cache import (
     whole,
 )
 from peftlang.prompts.facts import Arguments
+from peftlang.prompts.places import FIRST_SOFT_ID, cached_slot
 from peftlang.prompts.results import Cut, levelled, shortened
 from peftlang.prompts.sequences import (
     cache_of,

@@ -16,7 +16,7 @@ from peftlang.capture.facts import FUNCTION, STACK, asked_name
 from peftlang.diagnostics import PeftError
 from peftlang.emit.rewriting import WRITTEN, Rewriting
 from peftlang.emit.slots import SLOT, Slot
-from peftlang.regions.borders import Border
+from peftlang.graph.borders import Border
 from peftlang.regions.code import compiled
 from peftlang.regions.graphs import ASKED, BORDER, RegionGraph, forward, taken
 from peftlang.regions.program import AtOperation, Kept, Operand, Piece, Program, Source, Target

@@ -12,7 +12,7 @@ from torch.fx import Graph, Node, map_arg
 from peftlang.capture import CapturedGraph, GraphFacts, ModelNames, ModuleCall
 from peftlang.capture.facts import FUNCTION, STACK, VALUE
 from peftlang.emit.slots import SLOT, Slot
-from peftlang.regions.borders import Border, Borders
+from peftlang.graph.borders import Border, Borders
 from peftlang.sites.occurrence import Occurrence
 
 BORDER = "peftlang_border"
@@ -147,7 +147,7 @@ def inside(
     wanted = {o.values[name] for o, names in sites for name in names if name in o.values}
     outer = dict.fromkeys(call.inputs)
     outer |= dict.fromkeys(o for n in nodes for o in n.all_input_nodes if o not in set(nodes))
-    outer |= dict.fromkeys(n for n in wanted if n not in set(nodes))
+    outer |= dict.fromkeys(sorted(wanted - set(nodes), key=borders.order.__getitem__))
     for node in outer:
         known[node] = _outer(made, borders, captured.facts, call, node)
     for node in nodes:

@@ -15,15 +15,15 @@ from peftlang.emit.rewriting import Rewriting
 from peftlang.emit.slots import Slot
 from peftlang.emit.streams import chain_of
 from peftlang.emit.tokens import filled_slot, reads_places
+from peftlang.graph.borders import Border, Borders
 from peftlang.graph.structure import is_inside
 from peftlang.graph.written import WRITTEN_OUT
 from peftlang.ir.method import InputDef
 from peftlang.ir.plan import TRAINED, ActivePlan, Region
 from peftlang.ir.reach import mixing
-from peftlang.passes.check import check_reserved
-from peftlang.passes.regions import regions_of
-from peftlang.regions.borders import Border, Borders
+from peftlang.prompts.reserved import check_reserved
 from peftlang.regions.graphs import RegionGraph, at_border, inside
+from peftlang.regions.smallest import regions_of
 from peftlang.regions.usage import Used, joined, usage_of
 from peftlang.runtime.parts import Operation, Part
 from peftlang.runtime.whole import Whole

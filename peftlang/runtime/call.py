@@ -97,9 +97,25 @@ class _Local(threading.local):
         self.call: list[Call | None] = [None]
         self.scopes: list[tuple[Any, tuple[str, ...]]] = []
         self.inputs: list[tuple[Any, dict[str, Tensor]]] = []
+        self.recorded = 0
 
 
 _LOCAL = _Local()
+
+
+@contextmanager
+def recorded() -> Iterator[None]:
+    """What this thread computes inside the ``with`` block is recorded, operation by operation."""
+    _LOCAL.recorded += 1
+    try:
+        yield
+    finally:
+        _LOCAL.recorded -= 1
+
+
+def is_read() -> bool:
+    """Whether what runs is traced or recorded, so that tensors are to be no others."""
+    return torch.compiler.is_compiling() or _LOCAL.recorded > 0
 
 
 def innermost() -> Call | None:

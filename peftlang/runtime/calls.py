@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from peftlang.capture import record
@@ -20,6 +19,7 @@ from peftlang.runtime.call import (
     in_backward,
     in_checkpoint,
     innermost,
+    is_read,
     keep_with,
     recalled,
     remember,
@@ -183,7 +183,7 @@ class Calls:
         if trained is not None:
             return self.values.reader(call)(trained)
         if running is None and dispatch.path not in call.running:
-            if torch.compiler.is_compiling():
+            if is_read():
                 # What is read is taken to be used, since nothing that is traced can be watched.
                 call.used.add(dispatch.path)
                 return None

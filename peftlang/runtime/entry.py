@@ -13,9 +13,9 @@ from peftlang.emit.applications import Application
 from peftlang.emit.evaluate import interpreter
 from peftlang.emit.tokens import filled_slot
 from peftlang.ir.soft_tokens import Entry as Soft
-from peftlang.passes.prompts import FIRST_SOFT_ID, fillers, put_before, ready_slot
 from peftlang.prompts.arguments import lengthened
 from peftlang.prompts.facts import Arguments, token_facts
+from peftlang.prompts.places import FIRST_SOFT_ID, fillers, put_before, ready_slot
 from peftlang.runtime.call import Call
 from peftlang.runtime.inputs import check_rows
 from peftlang.runtime.penalties import with_penalties

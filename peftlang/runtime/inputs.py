@@ -56,8 +56,8 @@ def _tensor(
         raise _unfit(name, f"its shape is {list(tensor.shape)}, and {wanted} or {own} is wanted")
     if entry.kind == "index" and entry.limit is not None and rows.numel():
         limit = entry.limit.evaluate(sizes)
-        low, high = int(rows.min()), int(rows.max())
-        if low < 0 or high >= limit:
+        if bool(((rows < 0) | (rows >= limit)).any()):
+            low, high = int(rows.min()), int(rows.max())
             raise _unfit(name, f"{low if low < 0 else high} is not in 0..{limit - 1}")
     return rows.to(kind) if kind is torch.long or not rows.is_floating_point() else rows
 

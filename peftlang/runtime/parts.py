@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from peftlang.emit.slots import Slot
-from peftlang.regions.borders import Border
+from peftlang.graph.borders import Border
 from peftlang.regions.usage import Used
 
 

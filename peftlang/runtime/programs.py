@@ -14,10 +14,10 @@ from peftlang.emit.attention_view import FOLDED, is_folded
 from peftlang.emit.rewriting import Rewriting
 from peftlang.emit.slots import SLOT, Slot
 from peftlang.graph.attention import fused
+from peftlang.graph.borders import Border
 from peftlang.graph.flow import shape_of
-from peftlang.passes.decompose import write_out
+from peftlang.graph.multihead import write_out
 from peftlang.prompts.usage import asked
-from peftlang.regions.borders import Border
 from peftlang.regions.code import compiled
 from peftlang.regions.cut import cut
 from peftlang.regions.graphs import operation

@@ -32,10 +32,12 @@ class AdapterRecord:
     Attributes:
         plan: What goes where.
         seed: Seed of its tensors.
+        without: Names of passes that are left out where it acts.
     """
 
     plan: Plan
     seed: int
+    without: tuple[str, ...] = ()
 
 
 class Registry:
@@ -158,7 +160,8 @@ class Registry:
     def plans(self, names: Iterable[str] | None = None) -> tuple[ActivePlan, ...]:
         """The plans of adapters; of those that act, unless they are named."""
         chosen = self.active if names is None else names
-        return tuple(ActivePlan(name=name, plan=self.records[name].plan) for name in chosen)
+        found = ((name, self.records[name]) for name in chosen)
+        return tuple(ActivePlan(name=n, plan=r.plan, without=r.without) for n, r in found)
 
     def acting(self, names: tuple[str, ...] | None = None) -> Acting | None:
         """What some adapters do together, or those that act by default; None for none.

@@ -9,7 +9,7 @@ from peftlang.capture import Place
 from peftlang.capture.storage import is_sharded
 from peftlang.diagnostics import PeftError
 from peftlang.emit.slots import Slot
-from peftlang.regions.borders import Border
+from peftlang.graph.borders import Border
 from peftlang.regions.program import AtOperation, Kept, Operand, Piece, Program
 from peftlang.runtime.call import Call
 from peftlang.runtime.seams import At, unseen

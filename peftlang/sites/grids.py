@@ -6,9 +6,9 @@ from typing import Any
 from torch.fx import Node
 
 from peftlang.capture import CapturedGraph
+from peftlang.graph.borders import Border, Borders
 from peftlang.graph.flow import shape_of
-from peftlang.graph.ops import CASTS, DROPOUTS, VIEWS, name_of
-from peftlang.regions.borders import Border, Borders
+from peftlang.graph.ops import CASTS, DROPOUTS, VIEWS, argument, name_of
 
 Grid = tuple[Border, tuple[tuple[int, int], ...]]
 """What cuts an image into patches, and how many tokens stand before its patches, and after them, at
@@ -39,7 +39,7 @@ def _cuts(node: Node) -> bool:
     if name_of(node) != "conv2d" or len(node.all_input_nodes) < 2 or len(shape_of(node)) != 4:
         return False
     kernel = list(shape_of(node.all_input_nodes[1])[2:])
-    strides: Any = node.args[3] if len(node.args) > 3 else node.kwargs.get("stride", 1)
+    strides: Any = argument(node, 3, "stride", default=1)
     strides = [strides] * len(kernel) if isinstance(strides, int) else list(strides)
     return bool(kernel == strides)
 
@@ -62,11 +62,11 @@ def _beside(user: Node, node: Node) -> tuple[int, int] | None:
     """Tokens that ``user`` puts before and after those of ``node``; None if it mixes them."""
     if name_of(user) not in {"cat", "concat", "concatenate"}:
         return (0, 0) if name_of(user) in _KEEPS else None
-    parts = user.args[0] if user.args else user.kwargs.get("tensors")
+    parts = argument(user, 0, "tensors")
     counts = _counts(parts)
     if counts is None:
         return None
-    place = [part is node for part in parts].index(True)  # type: ignore[union-attr]
+    place = [part is node for part in parts].index(True)
     return sum(counts[:place]), sum(counts[place + 1 :])
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from torch.fx import Node
 
 from peftlang.capture import CapturedGraph
+from peftlang.graph.ops import argument
 from peftlang.ir.plan import Site
 from peftlang.sites.locate import locate
 from peftlang.sites.occurrence import Occurrence
@@ -71,6 +72,6 @@ def _is_idle_dropout(node: Node) -> bool:
     name = getattr(node.target, "__name__", str(node.target))
     if node.op not in {"call_function", "call_method"} or "dropout" not in name:
         return False
-    training = node.kwargs.get("training", node.args[2] if len(node.args) > 2 else True)
-    rate = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
+    training = argument(node, 2, "training", default=True)
+    rate = argument(node, 1, "p", default=0.5)
     return training is False or bool(rate == 0)

@@ -2,42 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
 
 from torch.fx import Node
 
-from peftlang.ir.plan import Rows, Site
-
-
-@dataclass(frozen=True, slots=True)
-class Product:
-    """The attention product of an `attn.core` or `cross_attn.core` occurrence.
-
-    For kind ``"sdpa"`` the occurrence's `call` is the one
-    ``scaled_dot_product_attention`` node and every field below but `mask` and `scale` is None.
-    For kind ``"softmax"`` the product is spelled out, and in the order of execution:
-
-    - `scores`: the node of ``q @ k.T`` that both sequences feed. Where more products are added to
-      it (position terms that are learnt) they come after it.
-    - `mask`: the node that is added to the scores or that fills them, None without one.
-    - `softmax`: the softmax, `h` of the scores.
-    - `weights`: what multiplies `v`: the softmax after casts and dropout.
-    - `out_matmul`: ``weights @ v``; the occurrence's `call`.
-
-    `scale` is the factor on the scores if it is one number in the graph, else None. In the
-    kind ``"softmax"`` it is for information only: it is already part of the graph.
-    `kv_repeats` says that `k` and `v` hold every query head (repeated keys) although the
-    site's `kv_heads` is smaller.
-    """
-
-    kind: Literal["sdpa", "softmax"]
-    mask: Node | None = None
-    scale: float | None = None
-    scores: Node | None = None
-    softmax: Node | None = None
-    weights: Node | None = None
-    out_matmul: Node | None = None
-    kv_repeats: bool = False
+from peftlang.graph.attention import Product
+from peftlang.graph.projected import Weight
+from peftlang.ir.plan import Site
 
 
 @dataclass(slots=True)
@@ -72,25 +42,8 @@ class Occurrence:
     layout: dict[str, str] = field(default_factory=dict)
     product: Product | None = None
     sliced: bool = False
-    projected: "Callable[[str], Weight | None]" = lambda _part: None
+    projected: Callable[[str], Weight | None] = lambda _part: None
     origin: Node | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Weight:
-    """A projection's weight and bias.
-
-    Attributes:
-        weight: Qualified name of the whole weight.
-        bias: Qualified name of the whole bias.
-        transposed: W is stored ``[d_x, d_h]``.
-        rows: The rows that make the part asked for; None for all.
-    """
-
-    weight: str
-    bias: str | None
-    transposed: bool
-    rows: Rows | None
 
 
 @dataclass(frozen=True, slots=True)

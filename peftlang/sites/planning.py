@@ -8,6 +8,7 @@ from torch import nn
 from peftlang.capture import CapturedGraph
 from peftlang.graph.listing import listing
 from peftlang.ir.method import Adapter
+from peftlang.ir.outline import outline, sites_text
 from peftlang.ir.plan import Plan
 from peftlang.sites.survey import Survey
 
@@ -35,11 +36,12 @@ class Planning:
     def __str__(self) -> str:
         """The plan as text; before there is one the model's sites, or else its graph."""
         if self.made is not None:
-            return self.made.model_dump_json(indent=2, exclude={"spec"})
+            return outline(self.made)
         if self.found is not None:
-            return "\n".join(f"{site.role:<14} {site.path}" for site in self.found.sites)
+            uses = "".join(f"{use.label} at {use.selector}\n" for use in self.adapter.uses)
+            return (uses and f"{uses}\n") + sites_text(self.found.sites)
         assert self.graph is not None
-        return listing(self.graph.graph, self.graph.facts.given_name, lambda _: False)
+        return listing(self.graph.graph, self.graph.facts.given_name)
 
     @property
     def survey(self) -> Survey:

@@ -1,12 +1,13 @@
 """What is known of a model's positions: its graph, every site found in it, and where each runs."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from peftlang.capture import CapturedGraph
 from peftlang.ir.plan import Site
 from peftlang.sites.locate import locate
+from peftlang.sites.missing import found_instead
 from peftlang.sites.occurrence import Located
 
 
@@ -21,7 +22,7 @@ class Survey:
         tables: Learned positions, whose numbers tokens keep when others come in before them.
         grids: What cuts images into patches, and how many tokens stand before and after those
             patches, at each stage of their sequence.
-        why_missing: Says what there is instead of a role that has no site; "" for nothing like it.
+        no_prompt: Why soft tokens cannot come in at the model's input, and at layers of it.
     """
 
     graph: CapturedGraph
@@ -29,8 +30,14 @@ class Survey:
     containers: tuple[Site, ...] = ()
     tables: tuple[Site, ...] = ()
     grids: tuple[Any, ...] = ()
-    why_missing: Callable[[str], str] = lambda _role: ""
+    no_prompt: tuple[str, str] = ("", "")
     _known: dict[str, Located] = field(default_factory=dict)
+
+    def why_missing(self, role: str) -> str:
+        """What there is instead of a role that has no site; "" for nothing like it."""
+        if role.startswith("prompt"):
+            return self.no_prompt[role != "prompt"]
+        return found_instead(role, self.graph, self.sites)
 
     def located(self, sites: Iterable[Site]) -> Located:
         """Where sites run in the graph."""

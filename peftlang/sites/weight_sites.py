@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from torch.fx import Node
 
 from peftlang.graph.flow import shape_of
-from peftlang.graph.ops import ACTIVATIONS, CASTS, name_of
+from peftlang.graph.ops import ACTIVATIONS, CASTS, argument, name_of
 from peftlang.graph.reading import Reading
 from peftlang.graph.residual import joint
 from peftlang.graph.weights import WeightUse
@@ -97,7 +97,7 @@ def _is_patches(reading: Reading, use: WeightUse) -> bool:
     """Whether a convolution cuts the model's input into patches that do not overlap."""
     if not _reads_input(reading, use):
         return False
-    strides = use.call.args[3] if len(use.call.args) > 3 else use.call.kwargs.get("stride", 1)
+    strides = argument(use.call, 3, "stride", default=1)
     kernel = tuple(int(size) for size in shape_of(use.w)[2:])
     if isinstance(strides, int):
         strides = (strides,) * len(kernel)

@@ -11,7 +11,7 @@ from peftlang.verifying.replay import replay
 from peftlang.verifying.report import Report, Row
 from peftlang.verifying.search import CounterExample, Difference
 from peftlang.verifying.subject import Subject
-from peftlang.verifying.verify import verify
+from peftlang.verifying.verdict import verify
 
 __all__ = [
     "Comparison",

@@ -17,7 +17,7 @@ from peftlang.verifying.references.python_reference import PythonReference
 from peftlang.verifying.search import Difference, UnfitSite, Violation
 from peftlang.verifying.site_case import PlacedMethod, SiteCase, place
 from peftlang.verifying.subject import Subject
-from peftlang.verifying.verify import COMPUTED, GRADIENTS
+from peftlang.verifying.verdict import COMPUTED, GRADIENTS
 
 
 def replay(

@@ -85,6 +85,57 @@ def test_on_a_model_as_text(peftlang: Command) -> None:
     assert "model.layers" in ran.out
 
 
+TAPPED = """method look() {
+    tap   t[n_t, d_t] = block.h in text_model in layers[layer]
+    param U[d_h, d_t] ~ zeros
+    position block in vision_model
+    composition h = h + U @ sum(t, over n_t)
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "preset", "region", "module", "reason", "names"),
+    [
+        ("lora", "tiny-llama", "module", "model.layers.*.self_attn.q_proj", "border", ["h"]),
+        ("prefix", "tiny-llama", "operation", "model.layers.*.self_attn", "within", ["k", "v"]),
+        ("prefix", "tiny-mlp", "inside", "body.*.mixing", "between", ["k", "v"]),
+        ("prompt_tuning", "tiny-llama", "call", "", "arguments", []),
+        ("look", "tiny-clip", "whole", "", "ahead", ["text_model.encoder.layers.0#block"]),
+    ],
+)
+def test_where_it_runs_and_why_in_no_less(
+    peftlang: Command,
+    tmp_path: Path,
+    method: str,
+    preset: str,
+    region: str,
+    module: str,
+    reason: str,
+    names: list[str],
+) -> None:
+    spec = tmp_path / "look.peft"
+    spec.write_text(TAPPED)
+    arguments = (spec if method == "look" else method, "--model", preset)
+    first, *_ = explained(peftlang, *arguments)["on"]["regions"]
+    assert (first["region"], first["module"]) == (region, module)
+    assert first["sites"] == (1 if region == "call" else 2)
+    assert first["why"] == {"kind": reason, "names": names}
+    text = peftlang("explain", *arguments).out
+    assert all(f"`{name}`" in text for name in names)
+    assert "why in no less" in text
+
+
+def test_each_use_has_its_own_regions(peftlang: Command) -> None:
+    rows = explained(peftlang, "unipelt", "--model", "tiny-gpt2")["on"]["regions"]
+    found = {(row["use"], row["region"], row["operation"]) for row in rows}
+    assert found == {
+        ("gated_lora", "module", ""),
+        ("gated_prefix", "operation", "scaled_dot_product_attention"),
+        ("gated_adapter", "module", ""),
+    }
+
+
 def test_a_code(peftlang: Command) -> None:
     ran = peftlang("explain", "T201")
     assert ran.code == 0

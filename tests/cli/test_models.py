@@ -63,9 +63,9 @@ def test_a_pass_can_be_printed_before_and_after(peftlang: Command, tmp_path: Pat
         "share",
     )
     assert ran.code == 0, ran.err
-    plan, *graphs = (part.split("\n", 1) for part in ran.out.split("# ")[1:])
+    plan, *graphs = (part.split("\n", 1) for part in f"\n{ran.out}".split("\n# ")[1:])
     assert plan[0] == "after share"
-    assert '"placements"' in plan[1]
+    assert "\n  adapter_bias." in plan[1].partition("\ntensors")[2]
     assert [when for when, _ in graphs] == ["before insert", "after insert"] * 2
     for layer in (0, 1):
         place = f"bert.encoder.layer.{layer}.output.dense"
@@ -76,10 +76,31 @@ def test_a_pass_can_be_printed_before_and_after(peftlang: Command, tmp_path: Pat
         assert f"default.adapter_bias.{place}.ffn_down.v" in after
 
 
+def test_a_pass_can_be_left_out(peftlang: Command, tmp_path: Path) -> None:
+    """What prints a pass prints nothing of one that is left out; what is written is the same."""
+    options = ["lora", "--model", "tiny-mlp", "--print-after", "simplify", "--seed", "3"]
+    with_it = peftlang("compile", *options, "-o", tmp_path / "with")
+    without = peftlang("compile", *options, "--without", "simplify", "-o", tmp_path / "without")
+    assert (with_it.code, without.code) == (0, 0), without.err
+    assert with_it.out.count("# after simplify") == 4
+    assert "# after simplify" not in without.out
+    one, other = (tmp_path / name / "adapter.safetensors" for name in ("with", "without"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_several_passes_can_be_named(peftlang: Command, tmp_path: Path) -> None:
+    options = ["--without", "simplify", "--without", "insert", "-o", tmp_path / "out"]
+    ran = peftlang("compile", "lora", "--model", "tiny-mlp", *options)
+    assert (ran.code, ran.out) == (2, "")
+    assert "the pass `insert` cannot be left out" in ran.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "exit_code"),
     [
         (["lora", "--print-after", "insrt"], "C709", 2),
+        (["lora", "--without", "check"], "R524", 2),
+        (["lora", "--without", "simplfy"], "R524", 2),
         (["lora", "--at", "cross_attn.q"], "S40", 1),
     ],
 )

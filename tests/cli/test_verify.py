@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from peftlang import keeping
 from peftlang.cli import kept, verify
 from tests.cli.conftest import Command
 
@@ -85,25 +86,25 @@ def test_no_result_is_kept_of_what_may_read_anything(peftlang: Command, spec: Pa
         assert not facts(peftlang, spec, *QUICK, "--against", reference)["kept"]
 
 
-@pytest.mark.parametrize("what", ["_own_code", "_version"])
+@pytest.mark.parametrize("what", ["own_code", "version_of"])
 def test_other_code_is_another_result(
     what: str, peftlang: Command, spec: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     facts(peftlang, spec, *QUICK)
-    monkeypatch.setattr(kept, what, lambda *_: "another")
+    monkeypatch.setattr(keeping, what, lambda *_: "another")
     assert not facts(peftlang, spec, *QUICK)["kept"]
 
 
 def test_nothing_is_kept_beside_a_package_that_is_a_checkout(
     peftlang: Command, spec: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kept, "_is_editable", lambda package: package == "transformers")
+    monkeypatch.setattr(keeping, "is_editable", lambda package: package == "transformers")
     for _ in range(2):
         assert not facts(peftlang, spec, *QUICK)["kept"]
 
 
 def test_the_oldest_results_go_first(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept, "MOST", 2)
+    monkeypatch.setitem(keeping.KINDS, "verify", 2)
     for number in range(4):
         kept.keep(f"k{number}", {"number": number})
         time.sleep(0.01)
@@ -113,7 +114,7 @@ def test_the_oldest_results_go_first(spec: Path, monkeypatch: pytest.MonkeyPatch
         {"number": 2},
         {"number": 3},
     ]
-    (kept.folder() / "k3.json").write_text("{")
+    (keeping.folder() / "verify" / "k3.json").write_text("{")
     assert kept.find("k3") is None
 
 

@@ -8,6 +8,9 @@ from peftlang.diagnostics import CODES
 ROOT = Path(__file__).resolve().parents[2]
 CODE = re.compile(r"[\"'`]([PNTMSRDCVI][0-9]{3})[\"'`:]")
 
+RETIRED = {"R507", "R509", "R510"}
+"""Codes that had a meaning once, and get no other."""
+
 
 def used() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
@@ -25,3 +28,7 @@ def test_every_code_that_is_raised_is_in_the_table() -> None:
 
 def test_every_code_in_the_table_is_raised() -> None:
     assert sorted(set(CODES) - set(used())) == []
+
+
+def test_no_retired_code_comes_back() -> None:
+    assert not RETIRED & (set(CODES) | set(used()))

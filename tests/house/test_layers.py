@@ -1,186 +1,88 @@
 """The layers: who may import whom, in one table, against every import in the tree."""
 
-import ast
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from docs.imports import ROOT, TOPS, arrows, folder_of, folders, imported, sources
+from docs.layers import ALLOWED, LAYERS
 
-# Each layer may import itself, the layers it lists, and the packages it lists. A sub-module
-# (a.b) stands for itself alone.
-LAYERS: dict[str, set[str]] = {
-    "grammar": set(),
-    "diagnostics": {"rich"},
-    "syntax": {"diagnostics", "grammar", "lark"},
-    "ir": {"diagnostics", "pydantic", "pydantic_core", "networkx"},
-    "lower": {"syntax", "ir", "diagnostics", "specs"},
-    "specs": set(),
-    "capture": {"ir", "diagnostics", "torch", "transformers"},
-    "passes": {"ir", "diagnostics", "capture", "torch", "networkx"},
-    "runtime": {"ir", "diagnostics", "capture", "passes", "torch", "safetensors"},
-    "models": {"ir", "diagnostics", "torch", "transformers"},
-    "pipeline": {
-        "diagnostics",
-        "syntax",
-        "ir",
-        "lower",
-        "capture",
-        "passes",
-        "runtime",
-        "models",
-        "torch",
-    },
-    "merging": {"diagnostics", "ir", "passes", "runtime", "pipeline", "torch"},
-    "interop": {
-        "diagnostics",
-        "syntax",
-        "ir",
-        "lower",
-        "passes",
-        "runtime",
-        "pipeline",
-        "merging",
-        "torch",
-        "safetensors",
-    },
-    "verifying": {
-        "diagnostics",
-        "ir",
-        "lower",
-        "passes",
-        "runtime",
-        "models",
-        "pipeline",
-        "merging",
-        "interop",
-        "torch",
-        "hypothesis",
-    },
-    "cli": {
-        "diagnostics",
-        "syntax",
-        "ir",
-        "lower",
-        "models",
-        "passes",
-        "pipeline",
-        "merging",
-        "verifying",
-        "interop",
-        "__init__",
-        "typer",
-        "rich",
-        "torch",
-        "safetensors",
-    },
-    "__init__": {"runtime", "diagnostics", "pipeline", "merging", "verifying", "interop"},
-    "__main__": {"cli"},
-}
-
-TORCH_FREE = ("grammar", "diagnostics", "syntax", "ir", "lower", "specs")
-HEAVY = {"torch", "transformers", "sympy", "numpy"}
-
-STANDARD = set(__import__("sys").stdlib_module_names)
-
-
-def layer_of(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return parts[1] if parts[0] == "peftlang" else parts[0]
-
-
-def sources() -> list[Path]:
-    inside = [p for p in (ROOT / "peftlang").rglob("*.py") if not _through_symlink(p)]
-    outside = [p for top in ("grammar", "passes", "specs") for p in (ROOT / top).rglob("*.py")]
-    return sorted(inside + outside)
-
-
-def _through_symlink(path: Path) -> bool:
-    return any(
-        (ROOT / "peftlang" / name) in path.parents for name in ("grammar", "passes", "specs")
-    )
-
-
-def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Line and dotted name of every import, those inside functions included."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            if node.level:
-                yield node.lineno, "." * node.level
-            elif node.module == "peftlang":
-                yield from ((node.lineno, f"peftlang.{alias.name}") for alias in node.names)
-            else:
-                yield node.lineno, node.module or ""
-
-
-def targets(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Line and layer or package of every import that is not the standard library's."""
-    for line, name in imported(tree):
-        head, _, rest = name.partition(".")
-        if name.startswith("."):
-            yield line, "a relative import"
-        elif head == "peftlang":
-            yield line, rest.partition(".")[0] or "__init__"
-        elif head not in STANDARD:
-            yield line, head
+HEAVY = {"torch", "transformers", "safetensors", "networkx", "numpy"}
 
 
 def violations(path: Path, text: str) -> list[str]:
-    layer = layer_of(path)
-    allowed = LAYERS.get(layer)
+    own = folder_of(path)
+    allowed = ALLOWED.get(own)
     if allowed is None:
-        return [f"{path}: {layer} is in no layer; give it one in LAYERS"]
+        return [f"{path}: {own} is in no layer; give it one in docs/layers.py"]
     return [
-        f"{path.relative_to(ROOT)}:{line}: {layer} may not import {target}"
-        for line, target in targets(ast.parse(text))
-        if target != layer and target not in allowed
+        f"{path.relative_to(ROOT)}:{line}: {own} may not import {target}"
+        for line, target in folders(text)
+        if target != own and target not in allowed
     ]
 
 
-def test_imports_go_upward_only() -> None:
+def test_every_folder_has_a_layer() -> None:
+    assert set(arrows()) == set(ALLOWED)
+
+
+def test_a_folder_imports_what_the_table_says() -> None:
     found = [problem for path in sources() for problem in violations(path, path.read_text("utf-8"))]
     assert not found, "\n".join(found)
 
 
-def test_the_table_has_no_cycle() -> None:
-    placed: set[str] = set()
-    waiting = {layer: above & set(LAYERS) for layer, above in LAYERS.items()}
-    while waiting:
-        ready = [layer for layer, above in waiting.items() if above <= placed]
-        assert ready, f"these layers import each other in a circle: {sorted(waiting)}"
-        placed.update(ready)
-        for layer in ready:
-            del waiting[layer]
+def test_the_table_allows_nothing_that_nobody_imports() -> None:
+    unused = {folder: sorted(ALLOWED[folder] - found) for folder, found in arrows().items()}
+    assert not {folder: names for folder, names in unused.items() if names}
 
 
-def test_nothing_above_the_line_may_import_torch() -> None:
-    for layer in TORCH_FREE:
-        assert not LAYERS[layer] & HEAVY, layer
+def test_a_folder_imports_only_those_above_it() -> None:
+    above: set[str] = set()
+    for folder, allowed in ALLOWED.items():
+        assert not allowed & (set(ALLOWED) - above), f"{folder} imports what stands below it"
+        above.add(folder)
 
 
-def test_only_capture_touches_dynamo() -> None:
+def test_what_reads_specs_imports_no_tensor_library() -> None:
+    for folder in LAYERS[0].folders:
+        assert not ALLOWED[folder] & HEAVY, folder
+
+
+def test_what_writes_methods_knows_nothing_of_what_runs_them() -> None:
+    for folder in LAYERS[2].folders:
+        assert not ALLOWED[folder] & {"runtime", "pipeline"}, folder
+
+
+def test_only_those_who_run_passes_import_them() -> None:
+    assert {f for f, allowed in ALLOWED.items() if "passes" in allowed} == {"pipeline", "merging"}
+
+
+def test_nothing_imports_the_compiler_of_torch() -> None:
+    """A model is read, and an adapted one runs, without TorchDynamo."""
+    private = ("torch._dynamo", "torch._inductor", "torch._functorch")
     users = {
-        str(path.relative_to(ROOT))
+        f"{path.relative_to(ROOT)}:{line}"
         for path in sources()
-        for _, name in imported(ast.parse(path.read_text("utf-8")))
-        if name.startswith("torch._dynamo")
+        for line, name in imported(path.read_text("utf-8"))
+        if name.startswith(private)
     }
-    assert {user for user in users if not user.startswith("peftlang/capture/")} == set()
+    assert users == set()
 
 
 @pytest.mark.parametrize(
-    ("layer", "text"),
+    ("folder", "text"),
     [
         ("syntax", "from peftlang.ir import Dim"),
         ("ir", "import torch.nn"),
         ("lower", "def late():\n    from peftlang import pipeline"),
-        ("passes", "from peftlang.runtime.adapted import Adapted"),
+        ("lower", "if TYPE_CHECKING:\n    from peftlang.sites.survey import Survey"),
+        ("passes", "from peftlang.runtime.registry import Registry"),
+        ("emit", "HOME = 'peftlang.runtime.registry'"),
+        ("ir", "import_module('torch')"),
         ("diagnostics", "from . import spans"),
+        ("unheard", ""),
     ],
 )
-def test_the_walk_sees_each_kind_of_breach(layer: str, text: str) -> None:
-    top = ROOT if layer == "passes" else ROOT / "peftlang"
-    assert violations(top / layer / "made_up.py", text)
+def test_each_kind_of_breach_is_seen(folder: str, text: str) -> None:
+    top = ROOT if folder in TOPS else ROOT / "peftlang"
+    assert violations(top / folder / "made_up.py", text)

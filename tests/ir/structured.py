@@ -49,8 +49,10 @@ def circulant_blocks(c: Tensor) -> Tensor:
 
 
 def displacement(g: Tensor, h: Tensor) -> Tensor:
-    return sum((circulant(a) @ skew_circulant(b) for a, b in zip(g, h, strict=True)),
-               torch.zeros(g.shape[1], g.shape[1], dtype=g.dtype))  # fmt: skip
+    return sum(
+        (circulant(a) @ skew_circulant(b) for a, b in zip(g, h, strict=True)),
+        torch.zeros(g.shape[1], g.shape[1], dtype=g.dtype),
+    )
 
 
 def block_diag(blocks: Tensor) -> Tensor:

@@ -164,8 +164,9 @@ def operands(data: st.DataObject, op: str) -> tuple[Expr, ...]:
         if op in ALONG:
             level = Level.TOKEN if place < ALONG[op] else Level.CONST
         if op in ATTENTION:
-            level = (Level.TOKEN, Level.CONST, Level.EXAMPLE)[place if op == "prefix_mass" else
-                                                              min(place, 1)]  # fmt: skip
+            level = (Level.TOKEN, Level.CONST, Level.EXAMPLE)[
+                place if op == "prefix_mass" else min(place, 1)
+            ]
         name = "k" if op == "prefix_mass" and place == 2 else f"t{place}"
         args.append(Ref(name, Type(shape, level, "int" if whole else "float")))
     if op == "scatter":

@@ -225,8 +225,11 @@ def test_a_chain_of_products_takes_its_cheapest_order(text: str, order: str) -> 
     sizes = {"d_x": 64, "d_h": 48, "r": 4}
     arranged = Arranger(lambda dim: dim.evaluate(sizes))(expr)
     assert shown(arranged) == order, shown(arranged)
-    values = {node.name: torch.randn([d.evaluate(sizes) for d in node.type.dims]).double()
-              for node in postorder(expr) if isinstance(node, Ref)}  # fmt: skip
+    values = {
+        node.name: torch.randn([d.evaluate(sizes) for d in node.type.dims]).double()
+        for node in postorder(expr)
+        if isinstance(node, Ref)
+    }
     x = values["x"] = torch.randn(2, 3, 64, dtype=torch.float64)
     dense = eval(text, {"transpose": torch.t}, values | {"x": torch.eye(64).double()})  # noqa: S307
     torch.testing.assert_close(Interpreter(torch, sizes, values.__getitem__)(expr), x @ dense.T)
@@ -236,8 +239,11 @@ def test_a_vector_between_matrices_keeps_its_place() -> None:
     """`(A @ x) @ M` sums what `A @ x` has, which no `x @ M` could begin with."""
     expr = chained("2.0 * ((A @ x) @ M)", A=("r", "d_x"), M=("r", "d_h"))
     sizes = {"d_x": 6, "d_h": 5, "r": 2}
-    values = {node.name: torch.randn([d.evaluate(sizes) for d in node.type.dims])
-              for node in postorder(expr) if isinstance(node, Ref)}  # fmt: skip
+    values = {
+        node.name: torch.randn([d.evaluate(sizes) for d in node.type.dims])
+        for node in postorder(expr)
+        if isinstance(node, Ref)
+    }
     x = values["x"] = torch.randn(2, 3, 6)
     found = Interpreter(torch, sizes, values.__getitem__)(expr)
     torch.testing.assert_close(found, 2 * x @ values["A"].T @ values["M"])
@@ -245,8 +251,10 @@ def test_a_vector_between_matrices_keeps_its_place() -> None:
 
 def shown(expr: Expr) -> str:
     if isinstance(expr, Apply) and expr.op in "@*":
-        parts = [f"({shown(a)})" if isinstance(a, Apply) and a.op in "@*" else shown(a)
-                 for a in expr.args]  # fmt: skip
+        parts = [
+            f"({shown(a)})" if isinstance(a, Apply) and a.op in "@*" else shown(a)
+            for a in expr.args
+        ]
         return f" {expr.op} ".join(parts)
     if isinstance(expr, Apply):
         return f"{expr.op}({', '.join(map(shown, expr.args))})"

@@ -114,8 +114,10 @@ def computed(expr: Expr, *values: dict[str, Tensor], half: bool = False) -> Tens
 def given(tokens: tuple[int, int] = (2, 3)) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(3)
     shapes = {"x": (*tokens, WIDTH), "W": (5, WIDTH), "V": (WIDTH, WIDTH)}
-    return {name: torch.randn(shape, generator=generator, dtype=torch.float64)
-            for name, shape in shapes.items()}  # fmt: skip
+    return {
+        name: torch.randn(shape, generator=generator, dtype=torch.float64)
+        for name, shape in shapes.items()
+    }
 
 
 def apart(got: Tensor, wanted: Tensor) -> float:
@@ -133,8 +135,10 @@ def test_products_of_each_two_are_those_of_the_dense_ones() -> None:
         square.append((expr, values, dense_of(number, values, matrix)))
     for (a, own, left), (b, others, right) in itertools.product(square, square):
         for first, second, dense in (
-            (a, b, left @ right), (turned(a), b, left.T @ right), (a, turned(b), left @ right.T),
-        ):  # fmt: skip
+            (a, b, left @ right),
+            (turned(a), b, left.T @ right),
+            (a, turned(b), left @ right.T),
+        ):
             wide = computed(times(first, second, X), own, others, base)
             assert apart(wide, base["x"] @ dense.T) < 1e-9
             row = computed(times(W, first, second), *map(single, (own, others, base)))
@@ -143,10 +147,14 @@ def test_products_of_each_two_are_those_of_the_dense_ones() -> None:
 
 def test_no_product_of_two_is_written_out() -> None:
     square = [lowered(number, WIDE) for number in range(len(WIDE))]
-    one = {name: torch.randn(shape).double() for name, shape in
-           {"x": (1, 1, 256), "W": (5, 256)}.items()}  # fmt: skip
-    x, W = (Ref(n, Type((*d, Dim.of(256)), level)) for n, d, level in
-            (("x", (), Level.TOKEN), ("W", (Dim.of(5),), Level.CONST)))  # fmt: skip
+    one = {
+        name: torch.randn(shape).double()
+        for name, shape in {"x": (1, 1, 256), "W": (5, 256)}.items()
+    }
+    x, W = (
+        Ref(n, Type((*d, Dim.of(256)), level))
+        for n, d, level in (("x", (), Level.TOKEN), ("W", (Dim.of(5),), Level.CONST))
+    )
     for (a, own, _), (b, others, _) in itertools.product(square, square):
         for product in (times(a, b, x), times(W, a, turned(b))):
             with Counted() as found:
@@ -165,8 +173,9 @@ def test_gradients_are_those_of_the_dense_product(number: int) -> None:
     wanted = base["x"] @ (base["W"] @ dense.T @ base["V"] @ dense).T
     for got, same in zip(
         torch.autograd.grad(made.square().sum(), leaves),
-        torch.autograd.grad(wanted.square().sum(), leaves), strict=True,
-    ):  # fmt: skip
+        torch.autograd.grad(wanted.square().sum(), leaves),
+        strict=True,
+    ):
         assert apart(got, same) < 1e-9
 
 

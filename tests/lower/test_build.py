@@ -137,7 +137,7 @@ def test_which_one() -> None:
     [
         ({"at": "atn.q"}, "S401"),
         ({"at": "attn.q } method x {"}, "P"),
-        ({"at": "attn.q with insertion sequential"}, "P003"),
+        ({"at": "attn.q with insertion sequential"}, "P012"),
         ({"at": ""}, "P"),
         ({"overrides": ["insertion in_series"]}, "M305"),
         ({"overrides": ["let u = 1"]}, "P"),

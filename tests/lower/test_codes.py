@@ -22,6 +22,18 @@ def test_the_mended_text_is_right(entry: Code) -> None:
     assert [diagnostic for diagnostic in found if diagnostic.severity == "error"] == []
 
 
+@pytest.mark.parametrize(
+    ("declared", "given"),
+    [("integer = 8", ""), ("number", "r = 1"), ('text = "eight"', ""), ("inn = 0.5", "")],
+)
+def test_a_type_that_is_none_is_one_error(declared: str, given: str) -> None:
+    """And no second one, for what was meant is guessed and its value is not asked for."""
+    clauses = "param A[r, d_x] ~ zeros position block composition h = sum(A) * h"
+    text = f"method m(r: {declared}) {{ {clauses} }} adapter a {{ m({given}) }}"
+    found = check([Source("a.peft", text)])
+    assert [diagnostic.code for diagnostic in found] == ["P016"]
+
+
 def test_a_method_may_prepare_for_another_that_trains() -> None:
     idle = "method places { buffer Z[2, d_h] ~ zeros position prompt composition h = concat(Z, h) }"
     trained = "method m { param s[d_x] ~ ones position block composition x = s * x }"

@@ -10,9 +10,9 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
 from peftlang.capture import CapturedGraph, record
+from peftlang.graph.multihead import write_out
 from peftlang.ir.plan import Site
 from peftlang.models import build, example_inputs
-from peftlang.passes.decompose import write_out
 from peftlang.sites.inference import find_sites
 from peftlang.sites.locate import locate
 from peftlang.sites.occurrence import Located, Occurrence

@@ -9,7 +9,7 @@ from torch import nn
 
 from peftlang.capture import record
 from peftlang.diagnostics import PeftError
-from peftlang.passes.decompose import write_out
+from peftlang.graph.multihead import write_out
 from peftlang.sites.inference import find_sites
 from tests.roles.running import computed, recorded
 

@@ -77,18 +77,6 @@ class Borders:
         ends = max((self.order[n] for n in (*call.inputs, *call.outputs)), default=0) + 0.25
         return ends, ends
 
-    def is_single(self, call: ModuleCall) -> bool:
-        """Whether the module is called once within a call of what is around it."""
-        around = self._around(call)
-        others = (c for c in self.captured.calls if c.path == call.path and c is not call)
-        return not around or all(self._around(other) != around for other in others)
-
-    def _around(self, call: ModuleCall) -> tuple[tuple[str, int], ...]:
-        inside = self.inside(call)
-        stack: tuple[tuple[str, int], ...] = inside[0].meta.get(STACK, ()) if inside else ()
-        key = call.path, call.number
-        return stack[: stack.index(key)] if key in stack else ()
-
     def with_input(self, node: Node) -> list[ModuleCall]:
         """The calls that take a node as an argument."""
         return self._with.get((node, "in"), [])
