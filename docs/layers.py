@@ -62,19 +62,21 @@ LAYERS = (
     Layer(
         "Work with it",
         {
-            "merging": "torch diagnostics capture sites passes runtime pipeline",
+            "saving": "torch diagnostics lower runtime pipeline",
+            "requantising": "torch diagnostics capture",
+            "merging": "torch diagnostics capture sites passes runtime requantising pipeline",
             "interop": "torch safetensors diagnostics syntax ir lower capture sites runtime"
             " pipeline merging",
             "verifying": "torch hypothesis peft diagnostics ir lower models emit runtime pipeline"
-            " merging interop",
+            " saving merging interop",
         },
     ),
     Layer(
         "Speak with people",
         {
-            "peftlang": "diagnostics runtime pipeline merging interop verifying",
+            "peftlang": "diagnostics runtime pipeline saving merging interop verifying",
             "cli": "typer rich torch safetensors keeping diagnostics syntax ir lower models"
-            " pipeline merging interop verifying peftlang",
+            " pipeline saving merging interop verifying peftlang",
             "__main__": "cli",
         },
     ),

@@ -8,6 +8,9 @@ nothing reads positions that soft tokens fill only later.
 
 from collections.abc import Iterable, Sequence
 
+from torch import nn
+
+from peftlang.capture.storage import cannot_unpack, is_readable
 from peftlang.diagnostics import PeftError
 from peftlang.ir.builtins import BUILTINS
 from peftlang.ir.dims import Dim
@@ -27,11 +30,13 @@ def check(work: Planning) -> None:
     Raises:
         PeftError: S409, sites that want an input of different sizes; S412, tokens without ids;
             S413, no patches; S414, a look at later tokens; S415, a sequence without soft tokens;
-            S418, no change of an expert's weights; S419, positions that soft tokens fill later.
+            S418, no change of an expert's weights; S419, positions that soft tokens fill later;
+            R531, a weight that nothing unpacks.
     """
     _check_sequences(work.plan, [*work.survey.sites, *work.survey.containers])
     _check_experts(work.plan)
     _check_inputs(work.plan)
+    _check_packed(work.plan, work.root)
     check_reserved([ActivePlan(name="", plan=work.plan)])
 
 
@@ -59,6 +64,27 @@ def _check_inputs(plan: Plan) -> None:
                     help="narrow the position to sites of one size, or use two methods, each with "
                     "an input of its own",
                 )
+
+
+# Weights
+
+
+def _check_packed(plan: Plan, root: nn.Module) -> None:
+    """Refuse what needs the numbers of a weight that cannot be had.
+
+    Raises:
+        PeftError: R531.
+    """
+    for placement in plan.placements:
+        method = plan.uses[placement.label].method
+        starts = [t.init.expression for t in method.tensors if t.init.expression is not None]
+        values = [*(c.value for c in method.compositions), *method.penalties, *starts]
+        if "W" not in {*method.targets, *names(*values)}:
+            continue
+        for site in (plan.sites[name] for name in placement.sites):
+            owner, _, leaf = (site.weight or "").rpartition(".")
+            if site.weight and not is_readable(root.get_submodule(owner), leaf):
+                raise cannot_unpack(owner, root.get_submodule(owner), placement.method)
 
 
 # Sequences

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from peftlang.merging import unmerge as unmerge
     from peftlang.merging import why_not_mergeable as why_not_mergeable
     from peftlang.pipeline import compile as compile
-    from peftlang.pipeline import load as load
-    from peftlang.pipeline import save as save
     from peftlang.runtime.control import active as active
     from peftlang.runtime.control import adapters as adapters
     from peftlang.runtime.control import disabled as disabled
@@ -31,13 +29,15 @@ if TYPE_CHECKING:
     from peftlang.runtime.control import penalties as penalties
     from peftlang.runtime.control import remove as remove
     from peftlang.runtime.control import set_active as set_active
+    from peftlang.runtime.initialise import initialise as initialise
     from peftlang.runtime.one_graph import graph as graph
     from peftlang.runtime.rates import parameter_groups as parameter_groups
+    from peftlang.saving import load as load
+    from peftlang.saving import save as save
     from peftlang.verifying import verify as verify
 
     __version__: str
 
-_OF_THE_PIPELINE = ("compile", "load", "save")
 
 _OF_CONTROL = ("active", "adapters", "disabled", "inputs", "penalties", "remove", "set_active")
 
@@ -47,10 +47,13 @@ _OF_INTEROP = ("from_hf", "to_hf", "to_hf_as_lora")
 
 _HOMES = {
     "PeftError": "peftlang.diagnostics",
-    **dict.fromkeys(_OF_THE_PIPELINE, "peftlang.pipeline"),
+    "compile": "peftlang.pipeline",
+    "load": "peftlang.saving",
+    "save": "peftlang.saving",
     **dict.fromkeys(_OF_CONTROL, "peftlang.runtime.control"),
     **dict.fromkeys(_OF_MERGING, "peftlang.merging"),
     "graph": "peftlang.runtime.one_graph",
+    "initialise": "peftlang.runtime.initialise",
     "parameter_groups": "peftlang.runtime.rates",
     "verify": "peftlang.verifying",
     **dict.fromkeys(_OF_INTEROP, "peftlang.interop"),
@@ -66,6 +69,7 @@ __all__ = [
     "disabled",
     "from_hf",
     "graph",
+    "initialise",
     "inputs",
     "load",
     "merge",

@@ -7,13 +7,16 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from peftlang.capture import base_parameters, is_adapters
+from peftlang.capture import Weights, is_adapters
+from peftlang.capture.storage import assign
 from peftlang.diagnostics import PeftError
 from peftlang.passes.fold import Folded, Unfoldable, fold
 from peftlang.pipeline import survey
+from peftlang.requantising import prepared
 from peftlang.runtime import registry as state
 from peftlang.runtime.holders import AdapterTensors
 from peftlang.runtime.registry import AdapterRecord, Registry
+from peftlang.runtime.shards import settle
 from peftlang.sites.neighbours import neighbours
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -61,6 +64,8 @@ class _Kept:
     records: dict[str, AdapterRecord]
     tensors: dict[str, AdapterTensors]
     owner: Registry
+    is_report: bool = False
+    """Nothing can be undone; how much was lost is there to be read."""
 
 
 def why_not_mergeable(model: nn.Module, example_inputs: Any = None) -> list[Unfoldable]:
@@ -72,7 +77,9 @@ def why_not_mergeable(model: nn.Module, example_inputs: Any = None) -> list[Unfo
     return _folded(state.of(model), example_inputs).refused
 
 
-def merge(model: Model, *, keep: bool = False, example_inputs: Any = None) -> Model:
+def merge(
+    model: Model, *, keep: bool = False, example_inputs: Any = None, requantise: bool = False
+) -> Model:
     """Fold the active adapters into the base's weights, in place; no trace of them remains.
 
     Weights are computed in float64 and stored in the base's own number type.
@@ -81,30 +88,42 @@ def merge(model: Model, *, keep: bool = False, example_inputs: Any = None) -> Mo
         model: An adapted model, in any mode; what is merged is its behaviour in eval mode.
         keep: Remember the base's weights and the adapters, for ``unmerge``.
         example_inputs: As for ``compile``.
+        requantise: Quantise merged weights anew where the base's are quantised, in the same way.
+            That changes them; ``last_merge(model).rounding`` says by how much.
 
     Returns:
         ``model``, a plain model of its class.
 
     Raises:
-        NotMergeable: R513, with every site that cannot be folded; the model is unchanged.
-        PeftError: R505, the model has no adapter.
+        NotMergeable: R513, with every site that cannot be folded.
+        PeftError: R505, the model has no adapter; R535, a weight is quantised, and is to stay as it
+            is, or cannot be quantised anew; R536, a weight is offloaded. In each case the model is
+            unchanged.
     """
     owner = state.of(model)
+    settle(model)
     folded = _folded(owner, example_inputs)
     if folded.refused:
         raise NotMergeable(folded.refused)
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    _exchange(parameters, folded.parameters)
+    weights = Weights(model)
+    anew = prepared(weights, folded.parameters, requantise=requantise, keep=keep)
+    rounding = {**folded.rounding, **{name: one.error for name, one in anew.items()}}
+    parameters: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    plain = {n: v for n, v in folded.parameters.items() if n not in anew}
+    _exchange(parameters, plain)
     kept = _Kept(
-        Merge(owner.active, folded.rounding),
-        folded.parameters,
+        Merge(owner.active, rounding),
+        plain,
         dict(owner.records),
         {n: owner.tensors(n) for n in owner.records},
         owner,
+        is_report=not keep,
     )
     for name in list(owner.records):
         owner.remove(name)
-    if keep:
+    for one in anew.values():
+        one.install()
+    if keep or anew:
         model.__dict__[MERGED] = kept
     return model
 
@@ -116,7 +135,7 @@ def _exchange(parameters: Mapping[str, Tensor], values: dict[str, Tensor]) -> No
         try:
             for name, value in values.items():
                 before[name] = parameters[name].detach().clone()
-                parameters[name].copy_(value)
+                assign(parameters[name], value)
                 values[name] = before[name]
         except BaseException:
             for name, value in before.items():
@@ -130,12 +149,13 @@ def unmerge(model: Model) -> Model:
     Raises:
         PeftError: R514, nothing was kept to undo.
     """
-    kept = model.__dict__.pop(MERGED, None)
-    if not isinstance(kept, _Kept):
+    kept = model.__dict__.get(MERGED)
+    if not isinstance(kept, _Kept) or kept.is_report:
         raise _nothing_kept()
+    del model.__dict__[MERGED]
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    with torch.no_grad():
-        for name, value in kept.parameters.items():
+    for name, value in kept.parameters.items():
+        with torch.no_grad():
             parameters[name].copy_(value)
     model.__dict__[state.STATE] = kept.owner
     state.freeze(model)
@@ -146,7 +166,7 @@ def unmerge(model: Model) -> Model:
 
 
 def last_merge(model: nn.Module) -> Merge:
-    """What ``merge(model, keep=True)`` did: adapters, and the rounding of each parameter.
+    """What ``merge`` did, with ``keep=True`` or ``requantise=True``: adapters, and roundings.
 
     Raises:
         PeftError: R514, nothing was kept.
@@ -179,7 +199,7 @@ def _folded(owner: Registry, example_inputs: Any) -> Folded:
     surveyed = survey(root, example_inputs) if example_inputs is not None else owner.survey
     near = neighbours(surveyed.graph, surveyed.sites)
     with torch.no_grad():
-        return fold(owner.plans(), base_parameters(root), owner.tensor, near, _tied(root))
+        return fold(owner.plans(), Weights(root), owner.value, near, _tied(root))
 
 
 def _tied(root: nn.Module) -> dict[str, tuple[str, ...]]:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from peftlang.capture import base_parameters, record
+from peftlang.capture import Weights, record
 from peftlang.diagnostics import PeftError, did_you_mean
 from peftlang.emit.rewriting import Rewriting
 from peftlang.ir.expr import Scalar
@@ -33,6 +33,7 @@ from peftlang.runtime import disk
 from peftlang.runtime import registry as state
 from peftlang.runtime.holders import create
 from peftlang.runtime.registry import AdapterRecord, Registry
+from peftlang.runtime.shards import settle
 from peftlang.sites import kept
 from peftlang.sites.planning import Planning
 from peftlang.sites.survey import Survey
@@ -136,7 +137,8 @@ def plan(
     Raises:
         PeftError: S4xx, a selector, name or size does not fit the model.
     """
-    shapes = {n: tuple(p.shape) for n, p in base_parameters(model).items()}
+    weights = Weights(model)
+    shapes = {name: weights.shape(name) for name in weights if weights.is_plain(name)}
     work = Planning(model, adapter, shapes, special_ids(model), found=surveyed)
     _through(PLAN[1:], work, _list_of(observe), without)
     return work.plan
@@ -254,8 +256,8 @@ def compile(  # noqa: A001 -- the word of the trade, and of torch
     """
     check_without(without)
     built = build(load_spec(spec), entry, {**(args or {}), **hyper_parameters}, at, overrides)
-    _check_backend(backend)
-    return _install(
+    check_backend(backend)
+    return install(
         model,
         built,
         adapter_name,
@@ -268,7 +270,12 @@ def compile(  # noqa: A001 -- the word of the trade, and of torch
     )
 
 
-def _check_backend(backend: str | Callable[..., Any]) -> None:
+def check_backend(backend: str | Callable[..., Any]) -> None:
+    """Refuse a backend of ``torch.compile`` that torch does not have.
+
+    Raises:
+        PeftError: R508.
+    """
     known = ["eager", *torch.compiler.list_backends(exclude_tags=())]
     if isinstance(backend, str) and backend not in known:
         raise PeftError(
@@ -278,7 +285,7 @@ def _check_backend(backend: str | Callable[..., Any]) -> None:
         )
 
 
-def _install(
+def install(
     model: Model,
     built: Adapter,
     adapter_name: str,
@@ -290,6 +297,12 @@ def _install(
     observe: Observer | None = None,
     without: Sequence[str] = (),
 ) -> Model:
+    """Put a built adapter on a model; see ``compile``.
+
+    Raises:
+        PeftError: the adapter does not fit the model, which is then as it was.
+    """
+    settle(model)
     present = state.find(model)
     _check_name(adapter_name, present)
     _check_readable(model)
@@ -340,81 +353,3 @@ def _check_name(name: str, present: Registry | None) -> None:
             code="R511",
             help="give another adapter_name, or peftlang.remove(model, name) first",
         )
-
-
-def save(model: nn.Module, folder: str | Path, *, adapter_name: str | None = None) -> Path:
-    """Write one adapter to a folder: spec, plan, tensors, and the base's fingerprint.
-
-    The folder is written beside its place and renamed, so that a failure leaves what was there.
-
-    Args:
-        model: An adapted model.
-        folder: Where to; replaced when it holds a saved adapter already.
-        adapter_name: Which adapter; needed when the model has several.
-
-    Raises:
-        PeftError: R504, R505, no such adapter; D604, it cannot be written.
-    """
-    found = state.of(model)
-    if adapter_name is None and len(found.records) > 1:
-        raise PeftError(
-            "the model has several adapters: " + ", ".join(found.records),
-            code="R504",
-            help="say which: peftlang.save(model, folder, adapter_name=...)",
-        )
-    name = adapter_name or next(iter(found.records))
-    record = found.require(name)
-    return disk.write(Path(folder), record, found.tensors(name), model)
-
-
-def load(
-    model: Model,
-    folder: str | Path,
-    /,
-    *,
-    adapter_name: str = "default",
-    param_dtype: torch.dtype | None = None,
-    backend: str | Callable[..., Any] = "eager",
-    example_inputs: Mapping[str, Any] | None = None,
-) -> Model:
-    """Put a saved adapter on its base model; see ``compile`` for the options.
-
-    Raises:
-        PeftError: D601, D602, the folder is missing or damaged; D603, it was made on another
-            base; D605, it is of a newer version. The model is then as it was.
-    """
-    saved = disk.read(Path(folder))
-    disk.check_base(saved, model)
-    built = build(load_spec(saved.source), saved.entry)
-    _check_backend(backend)
-    _install(
-        model,
-        built,
-        adapter_name,
-        init_seed=saved.seed,
-        param_dtype=param_dtype,
-        backend=backend,
-        example_inputs=example_inputs,
-    )
-    try:
-        disk.fill(saved, state.of(model).tensors(adapter_name))
-    except PeftError:
-        state.of(model).remove(adapter_name)
-        raise
-    return model
-
-
-def base_of(folder: str | Path) -> str:
-    """The name of the model that a saved adapter was made on: a hub id, a folder, or a preset.
-
-    Raises:
-        PeftError: D601, D602, D605, as for ``load``; D606, the model had no name.
-    """
-    name = str(disk.read(Path(folder)).base.get("name") or "")
-    if not name:
-        raise PeftError(
-            f"{folder} does not say which model it was made on",
-            code="D606",
-            help="name the model: `--model ID`",
-        )
-    return name

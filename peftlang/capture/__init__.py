@@ -1,8 +1,10 @@
 """Reading a model as a graph: one call, recorded operation by operation, without its weights."""
 
 from peftlang.capture.facts import CapturedGraph, GraphFacts, ModelNames, ModuleCall, Place
+from peftlang.capture.paths import ADAPTERS, is_adapters
 from peftlang.capture.record import Recorder, record, record_module
-from peftlang.capture.stand_in import ADAPTERS, base_parameters, is_adapters
+from peftlang.capture.stand_in import base_parameters
+from peftlang.capture.storage import Weights
 
 __all__ = [
     "ADAPTERS",
@@ -12,6 +14,7 @@ __all__ = [
     "ModuleCall",
     "Place",
     "Recorder",
+    "Weights",
     "base_parameters",
     "is_adapters",
     "record",

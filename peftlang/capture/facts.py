@@ -7,6 +7,8 @@ from typing import Any
 from torch import nn
 from torch.fx import Graph, Node
 
+from peftlang.capture.storage import own_parameters
+
 VALUE = "example_value"
 """Key of ``node.meta``: a stand-in for the node's value, of its shape and number type."""
 
@@ -64,8 +66,7 @@ class ModelNames:
         for path, module in modules:
             owned[path] = {
                 first.setdefault(id(parameter), f"{path}.{leaf}" if path else leaf): leaf
-                for leaf, parameter in module._parameters.items()
-                if parameter is not None
+                for leaf, parameter in own_parameters(module).items()
             }
             if isinstance(module, nn.ModuleList | nn.Sequential):
                 lists[path] = len(module)

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from peftlang import keeping
-from peftlang.capture.stand_in import is_adapters, modules_of, own_class
+from peftlang.capture.paths import is_adapters
+from peftlang.capture.stand_in import modules_of, own_class
 
 PACKAGES = ("torch", "transformers")
 """Packages whose code is known by their version."""

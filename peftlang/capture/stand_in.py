@@ -14,15 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-ADAPTERS = "peftlang"
-"""Name of the sub-module that holds adapters' tensors, wherever there are some."""
+from peftlang.capture.paths import ADAPTERS, is_adapters
+from peftlang.capture.storage import compute_type, is_sharded, packed, unpacked
 
 Home = Callable[[Tensor], Tensor]
-
-
-def is_adapters(name: str) -> bool:
-    """Whether the qualified name of a module or parameter leads to an adapter."""
-    return ADAPTERS in name.split(".")
 
 
 def base_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -57,11 +52,32 @@ class _Copier:
         # All modules first: whatever refers to one, on whatever way, then finds its copy.
         found = [module for path, module in model.named_modules() if not is_adapters(path)]
         for module in found:
-            self._memo[id(module)] = object.__new__(own_class(module))
+            if packed(module) is not None:
+                self._memo[id(module)] = self._linear(module)
+            else:
+                self._memo[id(module)] = object.__new__(own_class(module))
         for module in found:
-            self._fill(module, self._memo[id(module)])
+            if packed(module) is None:
+                self._fill(module, self._memo[id(module)])
         copied: nn.Module = self._memo[id(model)]
         return copied
+
+    def _linear(self, module: nn.Module) -> nn.Module:
+        """A linear layer in the place of a packed one, which does the same by means of its own."""
+        d_x, d_h = packed(module) or (0, 0)
+        twin = nn.Linear(1, 1, bias=False, device="meta")
+        twin.in_features, twin.out_features = d_x, d_h
+        twin.training = module.training
+        twin.weight = self._weight(module, (d_h, d_x))
+        bias = module._parameters.get("bias")
+        if bias is not None:
+            twin.bias = self.value(bias)
+        return twin
+
+    def _weight(self, module: nn.Module, sizes: tuple[int, int]) -> nn.Parameter:
+        kind = compute_type(module) or torch.get_default_dtype()
+        made = self._home(nn.Parameter(torch.empty(sizes, dtype=kind, device="meta")))
+        return nn.Parameter(made, requires_grad=False)
 
     def _fill(self, module: nn.Module, twin: nn.Module) -> None:
         for name, value in module.__dict__.items():
@@ -75,6 +91,9 @@ class _Copier:
         kept = {k: h for k, h in module._forward_pre_hooks.items() if _of_torch(h)}
         twin._forward_pre_hooks.update({k: self.value(h) for k, h in kept.items()})
         _unhooked(twin)
+        if any(is_sharded(p) for p in module._parameters.values()):
+            # What cuts and joins around it, for weights that the twin has whole.
+            twin.__dict__.pop("forward", None)
 
     def value(self, value: Any) -> Any:
         if id(value) in self._memo:
@@ -218,7 +237,14 @@ def with_weights(model: nn.Module) -> nn.Module:
             return nn.Parameter(tensor.detach(), requires_grad=False)
         return tensor.detach().clone()
 
-    return _Copier(home)(model)
+    return _Unpacking(home)(model)
+
+
+class _Unpacking(_Copier):
+    """Copies modules with the values of their weights, packed ones unpacked."""
+
+    def _weight(self, module: nn.Module, sizes: tuple[int, int]) -> nn.Parameter:
+        return nn.Parameter(unpacked(module).to(compute_type(module)), requires_grad=False)
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ def compile_command(
     request.build()
     with working(f"loading {model}"):
         import peftlang
-        from peftlang import pipeline
+        from peftlang import pipeline, saving
         from peftlang.models import example_inputs, load_model
 
         pipeline.check_without(without or ())
@@ -85,7 +85,7 @@ def compile_command(
             without=without or (),
         )
         _run_once(base, example_inputs(base))
-        pipeline.save(base, output)
+        saving.save(base, output)
     view = peftlang.adapters(base)["default"]
     item = max((p.element_size() for p in view.parameters().values()), default=4)
     facts = plan_facts(view.plan, counts, item)

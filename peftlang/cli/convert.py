@@ -84,7 +84,7 @@ def convert_command(
 
 
 def _read(base: "nn.Module", folder: Path, *, from_hf: bool) -> "nn.Module":
-    from peftlang import interop, pipeline
+    from peftlang import interop, saving
 
     if from_hf:
         return interop.from_hf(base, folder)
@@ -94,7 +94,7 @@ def _read(base: "nn.Module", folder: Path, *, from_hf: bool) -> "nn.Module":
             code="I901",
             help="it holds neither adapter_config.json (PEFT) nor adapter.json (peftlang)",
         )
-    return pipeline.load(base, folder)
+    return saving.load(base, folder)
 
 
 def _write(
@@ -102,7 +102,7 @@ def _write(
 ) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from peftlang import interop, merging, pipeline
+    from peftlang import interop, merging, saving
 
     if merged:
         write_plain(merging.merge(adapted), output)
@@ -111,7 +111,7 @@ def _write(
         cuts = interop.to_hf_as_lora(adapted, output, as_lora)
         return {"kind": f"a LoRA of rank {as_lora} for PEFT", "modules": [asdict(c) for c in cuts]}
     if from_hf:
-        pipeline.save(adapted, output)
+        saving.save(adapted, output)
         return {"kind": "an adapter of peftlang"}
     interop.to_hf(adapted, output)
     return {"kind": "an adapter of PEFT"}

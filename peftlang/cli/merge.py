@@ -39,13 +39,13 @@ def merge_command(
     Says for each site that cannot be folded, why not; nothing is written then.
     """
     with working(f"loading {model or 'the base'}"):
-        from peftlang import merging, pipeline
+        from peftlang import merging, saving
         from peftlang.interop.folder import check_free
         from peftlang.models import load_model
 
         check_free(output)
-        base = load_model(model or pipeline.base_of(folder))
-        adapted = pipeline.load(base, folder)
+        base = load_model(model or saving.base_of(folder))
+        adapted = saving.load(base, folder)
     with working("folding"):
         refused = merging.why_not_mergeable(adapted)
         if not refused:

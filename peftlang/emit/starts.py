@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from peftlang.capture import Weights
 from peftlang.emit.rows import select
 from peftlang.ir.expr import names
 from peftlang.ir.inits import INITIALISERS, InitCall
@@ -24,10 +25,10 @@ def tensor_seed(seed: int, name: str) -> int:
 
 def like_at(site: Site, parameters: Mapping[str, Tensor]) -> Tensor:
     """A base parameter of the site: its device and number type are the adapter's."""
+    look = parameters.like if isinstance(parameters, Weights) else parameters.__getitem__
     names = [name for name in (site.weight, *site.anchors) if name in parameters]
-    found = next((parameters[name] for name in names if name), None)
-    floating = (p for p in parameters.values() if p.is_floating_point())
-    return found if found is not None else next(floating)
+    each = (look(name) for name in (*names, *parameters) if name)
+    return next(found for found in each if found.is_floating_point())
 
 
 class Start:
@@ -40,13 +41,14 @@ class Start:
     """
 
     def __init__(self, plan: Plan, parameters: Mapping[str, Tensor], seed: int) -> None:
-        self._plan, self._parameters, self._seed = plan, parameters, seed
+        self.plan = plan
+        self._parameters, self._seed = parameters, seed
         self._place: tuple[str, str] | None = None
         self._interpret: Interpreter | None = None
 
     def definition(self, group: ParamGroup) -> TensorDef:
         """The declaration that a group comes from."""
-        use = self._plan.uses[group.members[0][0]]
+        use = self.plan.uses[group.members[0][0]]
         return next(d for d in use.method.tensors if d.name == group.tensor)
 
     def reads_the_base(self, group: ParamGroup) -> bool:
@@ -55,7 +57,7 @@ class Start:
         What does is saved, and what the seed gives is not. The base may be another one when the
         adapter is loaded, and a decomposition is not the same to the last bit on every machine.
         """
-        defined = {d.name: d for d in self._plan.uses[group.members[0][0]].method.tensors}
+        defined = {d.name: d for d in self.plan.uses[group.members[0][0]].method.tensors}
         pending, seen = [group.tensor], set[str]()
         while pending:
             name = pending.pop()
@@ -70,7 +72,7 @@ class Start:
     def __call__(self, group: ParamGroup) -> Tensor:
         """The initial value of a group; that of its first site, where it is shared."""
         label, member = group.members[0]
-        use, site = self._plan.uses[label], self._plan.sites[member]
+        use, site = self.plan.uses[label], self.plan.sites[member]
         kind = torch.long if self.definition(group).kind == "int" else torch.float32
         if like_at(site, self._parameters).is_meta:
             return torch.empty(group.shape, device="meta", dtype=kind)
@@ -90,13 +92,13 @@ class Start:
     def _interpreter(self, label: str, site: Site) -> Interpreter:
         """One for all tensors of a site, so that its weight is taken apart once."""
         if self._interpret is None or self._place != (label, site.id):
-            use, known = self._plan.uses[label], dict[str, Tensor]()
+            use, known = self.plan.uses[label], dict[str, Tensor]()
             groups = self._tensors(label, site)
 
             def lookup(name: str) -> Tensor:
                 if name not in known:
                     if name in groups:
-                        known[name] = self(self._plan.groups[groups[name]])
+                        known[name] = self(self.plan.groups[groups[name]])
                     else:
                         known[name] = base_value(site, name, self._parameters).float()
                 return known[name]
@@ -106,7 +108,7 @@ class Start:
         return self._interpret
 
     def _tensors(self, label: str, site: Site) -> Mapping[str, str]:
-        return next(p for p in self._plan.placements if p.label == label).tensors[site.id]
+        return next(p for p in self.plan.placements if p.label == label).tensors[site.id]
 
 
 def _drawn(init: Init, group: ParamGroup, generator: torch.Generator, value: Interpreter) -> Tensor:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from peftlang.capture.storage import device_of
 from peftlang.diagnostics import PeftError
 from peftlang.emit.tokens import filled_slot
 from peftlang.ir.plan import ActivePlan, Site
@@ -160,7 +161,7 @@ def _leads_to(path: str, entered: str) -> bool:
 
 
 def _device(given: Arguments) -> torch.device:
-    return next(given.root.parameters()).device
+    return device_of(given.root)
 
 
 def _entrance(given: Arguments) -> Entrance:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from peftlang.capture import record
+from peftlang.capture.storage import device_of, packed
 from peftlang.prompts.sequences import forward_of, named
 from peftlang.regions.program import Program
 from peftlang.runtime.acting import Acting
@@ -148,7 +149,7 @@ class Calls:
     def _without_inputs(self, call: Call, kwargs: dict[str, Any]) -> dict[str, Any]:
         given = {k: v for k, v in kwargs.items() if k in call.acting.inputs}
         if given:
-            device = next(self.values.root.parameters()).device
+            device = device_of(self.values.root)
             call.inputs = {**call.inputs, **checked(call.acting.inputs, given, device)}
             kwargs = {k: v for k, v in kwargs.items() if k not in given}
         return kwargs
@@ -187,7 +188,8 @@ class Calls:
                 call.used.add(dispatch.path)
                 return None
             value = own_weight(module, name)
-            if isinstance(value, Tensor):
+            # One of another class (quantised, in shards) would lose what it has in being watched.
+            if type(value) in {Tensor, nn.Parameter}:
                 return Watched.of(value, lambda: call.used.add(dispatch.path))
         return None
 
@@ -205,6 +207,7 @@ class _At:
     def __init__(self, values: Values, call: Call, part: Part, module: nn.Module) -> None:
         self._call, self._part, self._module = call, part, module
         self._read: Read = values.reader(call)
+        self._split = values.split
         self._given = self._known()
 
     def _known(self) -> str:
@@ -222,7 +225,7 @@ class _At:
         call, part = self._call, self._part
         with unseen():
             now = program(call.acting, part, self._module, self._given, args, kwargs)
-        run = Run(call, self._read, args, kwargs)
+        run = Run(call, self._read, self._split, args, kwargs)
         run.keep(now)
         weights: dict[str, Tensor] = {}
         if now.before is not None:
@@ -232,6 +235,8 @@ class _At:
             if border.side == "in":
                 value = argument(run.args, run.kwargs, border.place)
                 call.values[f"value:{border}"] = value if border.lasts else value.clone()
+        if "weight" in weights and packed(self._module) is not None:
+            own = _linear(self._module, weights)
         before = call.weights.get(part.path)
         call.weights[part.path] = weights
         try:
@@ -275,3 +280,14 @@ class _At:
             return result
 
         return compute
+
+
+def _linear(module: nn.Module, weights: dict[str, Tensor]) -> Own:
+    """What a packed layer computes, of another weight than the one that it has packed."""
+
+    def forward(x: Tensor, *_: Any, **_given: Any) -> Tensor:
+        bias = weights.get("bias", module._parameters.get("bias", module._buffers.get("bias")))
+        weight = weights["weight"].to(x.dtype)
+        return nn.functional.linear(x, weight, None if bias is None else bias.to(x.dtype))
+
+    return forward

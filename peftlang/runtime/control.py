@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from peftlang.capture.storage import device_of
 from peftlang.diagnostics import PeftError
 from peftlang.ir.plan import Site
 from peftlang.prompts.cache import prepare_generation
@@ -61,7 +62,7 @@ def inputs(model: nn.Module, /, **values: Any) -> Iterator[None]:
     """
     found = state.of(model)
     acting = found.acting(scope_of(found.calls))
-    device = next(model.parameters()).device
+    device = device_of(model)
     with supplied(found.calls, checked(acting.inputs if acting else {}, values, device)):
         yield
 

@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from peftlang.capture import base_parameters, is_adapters
+from peftlang.capture import Weights, is_adapters
+from peftlang.capture.stand_in import own_class
+from peftlang.capture.storage import assign, is_sharded
 from peftlang.diagnostics import PeftError
 from peftlang.runtime.holders import AdapterTensors
 from peftlang.runtime.registry import AdapterRecord, Registry
+from peftlang.runtime.shards import first_alone
 
 FORMAT = 1
 """Version of the folder's layout; readers refuse a later one."""
@@ -51,12 +53,16 @@ class Saved:
 
 
 def fingerprint(model: nn.Module) -> dict[str, Any]:
-    """What tells one base from another: class and shapes, whatever the weights are."""
-    shapes = {name: list(parameter.shape) for name, parameter in base_parameters(model).items()}
-    text = json.dumps([type(model).__name__, shapes], sort_keys=True)
+    """What tells one base from another: class and shapes, whatever the weights are.
+
+    A base in shards, and a packed one, have the shapes of what they stand for.
+    """
+    shapes = {name: list(shape) for name, shape in Weights(model).shapes().items()}
+    kind = own_class(model).__name__
+    text = json.dumps([kind, shapes], sort_keys=True)
     config = getattr(model, "config", None)
     return {
-        "class": type(model).__name__,
+        "class": kind,
         "name": getattr(config, "_name_or_path", "") or "",
         "model_type": getattr(config, "model_type", ""),
         "fingerprint": hashlib.sha256(text.encode()).hexdigest(),
@@ -73,6 +79,9 @@ def write(
 ) -> Path:
     """Write an adapter's folder, replacing a saved adapter that is there.
 
+    Of an adapter in shards every process has to ask for it, unless its values are given; the first
+    one writes, and all go on when it is there.
+
     Args:
         folder: Where to.
         record: The adapter.
@@ -82,14 +91,15 @@ def write(
 
     Raises:
         PeftError: D604, it cannot be written, or the place holds something else. What was
-            there is untouched.
+            there is untouched. R532, the adapter's tensors have no numbers.
     """
     folder = folder.expanduser().absolute()
-    _check_place(folder)
     assert record.plan.spec is not None
     kept = {n: t for n, t in tensors.named() if tensors.is_persistent(n)}
-    gathered = _by_identity(model, state or {})
-    values = {n: _plain(gathered.get(id(t), t)) for n, t in kept.items()}
+    given = _by_identity(model, state or {})
+    held = {n: given[id(t)] if id(t) in given else tensors.value(n) for n, t in kept.items()}
+    values = {name: _plain(value) for name, value in held.items()}
+    shared = any(is_sharded(t) and id(t) not in given for t in kept.values())
     frozen = [n for n, t in kept.items() if isinstance(t, nn.Parameter) and not t.requires_grad]
     about = {
         "format": FORMAT,
@@ -99,14 +109,26 @@ def write(
         "frozen": frozen,
         "base": fingerprint(model),
     }
+    texts = {
+        SPEC: record.plan.spec.source,
+        PLAN: record.plan.model_dump_json(indent=1) + "\n",
+        ABOUT: json.dumps(about, indent=1) + "\n",
+    }
+    if shared:
+        first_alone(lambda: _write(folder, texts, values))
+    else:
+        _write(folder, texts, values)
+    return folder
+
+
+def _write(folder: Path, texts: dict[str, str], values: dict[str, Tensor]) -> None:
+    _check_place(folder)
     with _cannot_write(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
-            (temporary / SPEC).write_text(record.plan.spec.source, encoding="utf-8")
-            plan = record.plan.model_dump_json(indent=1)
-            (temporary / PLAN).write_text(plan + "\n", encoding="utf-8")
-            (temporary / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+            for name, text in texts.items():
+                (temporary / name).write_text(text, encoding="utf-8")
             save_file(values, temporary / TENSORS, metadata={"format": "pt"})
             for file in temporary.iterdir():
                 file.chmod(0o666 & ~_umask())
@@ -114,7 +136,6 @@ def write(
             _swap(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    return folder
 
 
 def write_all(owner: Registry, folder: str, state: Mapping[str, Tensor] | None) -> None:
@@ -240,7 +261,7 @@ def fill(saved: Saved, tensors: AdapterTensors) -> None:
     """Copy the saved values into an adapter's tensors; all or none.
 
     A random buffer that the folder holds all the same (one that came from elsewhere) is stored
-    from now on.
+    from now on. On the meta device they wait for ``initialise``.
 
     Raises:
         PeftError: D602, a tensor is missing, of another shape, or not the spec's.
@@ -259,12 +280,14 @@ def fill(saved: Saved, tensors: AdapterTensors) -> None:
     extra = sorted(set(saved.tensors) - set(wanted))
     if extra:
         raise _damaged(saved.folder, TENSORS, f"the spec has no tensor {extra[0]}")
-    with torch.no_grad():
-        for name, tensor in wanted.items():
-            tensor.copy_(saved.tensors[name])
-            tensors.keep(name)
-            if name in saved.frozen:
-                tensor.requires_grad_(False)
+    for name, tensor in wanted.items():
+        if tensor.is_meta:
+            tensors.later[name] = saved.tensors[name]
+        else:
+            assign(tensor, saved.tensors[name])
+        tensors.keep(name)
+        if name in saved.frozen:
+            tensor.requires_grad_(False)
 
 
 def _difference(theirs: dict[str, Any], own: dict[str, Any]) -> str:

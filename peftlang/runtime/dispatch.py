@@ -104,6 +104,11 @@ def attach(module: nn.Module, dispatch: Dispatch) -> None:
     if known is not None:
         detach(module)
     original: Any = type(module)
+    below = next((kind for kind in original.__mro__ if ORIGINAL in kind.__dict__), None)
+    if below is not None:
+        # Sharding has put a class of its own on top of ours.
+        _adapt_again(module, below, dispatch)
+        return
     try:
         module.__class__ = _derived(original, dispatch.weights)
     except TypeError as error:
@@ -118,6 +123,14 @@ def attach(module: nn.Module, dispatch: Dispatch) -> None:
     if "forward" in module.__dict__ and not bound:
         module.__dict__[BEHIND] = module.__dict__["forward"]
         module.__dict__["forward"] = types.MethodType(_instead, module)
+
+
+def _adapt_again(module: nn.Module, below: Any, dispatch: Dispatch) -> None:
+    """Let a class of ours, with another on top of it, ask again what runs."""
+    for name in dispatch.weights:
+        if not isinstance(below.__dict__.get(name), property):
+            setattr(below, name, _weight(name))
+    module.__dict__[DISPATCH] = dispatch
 
 
 def detach(module: nn.Module) -> None:
@@ -142,11 +155,27 @@ def _rebind(module: nn.Module, old: Any, new: Any) -> bool:
     """Let methods bound on the instance, to the forward that its class had, be those of another."""
     found = False
     for name, value in list(module.__dict__.items()):
-        bound = isinstance(value, types.MethodType) and value.__self__ is module
-        if bound and value.__func__ is old:
+        if _is_bound(value, module, old):
             module.__dict__[name] = types.MethodType(new, module)
             found = True
+    # A forward on the instance may have it as a variable: what makes a layer parallel by tensors.
+    for cell in getattr(module.__dict__.get("forward"), "__closure__", None) or ():
+        if _is_bound(_content(cell), module, old):
+            cell.cell_contents = types.MethodType(new, module)
+            found = True
     return found
+
+
+def _is_bound(value: Any, module: nn.Module, function: Any) -> bool:
+    bound = isinstance(value, types.MethodType) and value.__self__ is module
+    return bound and value.__func__ is function
+
+
+def _content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
 
 
 @functools.cache
@@ -157,6 +186,7 @@ def _derived(kind: Any, weights: tuple[str, ...]) -> Any:
         "__qualname__": kind.__qualname__,
         "__doc__": kind.__doc__,
         "__reduce_ex__": _reduced,
+        "register_parameter": _registered,
         ORIGINAL: kind,
         WEIGHTS: weights,
         # Where pickle looks for it, by its name.
@@ -193,6 +223,18 @@ def _reduced(self: nn.Module, protocol: Any) -> Any:
 def _rebuilt(original: Any, weights: tuple[str, ...]) -> Any:
     kind = _derived(original, weights)
     return object.__new__(kind)
+
+
+def _registered(self: Any, name: str, param: Any) -> None:
+    """Refuse what cuts a module's parameters in parts, and the adapter's by the same rule."""
+    if is_adapters(name):
+        raise PeftError(
+            "a module was adapted before its weights were shared by several processes",
+            code="R534",
+            help="parallelize_module first, and peftlang.compile then: which part of the adapter "
+            "belongs to which process follows from the weights",
+        )
+    nn.Module.register_parameter(self, name, param)
 
 
 def _save_pretrained(

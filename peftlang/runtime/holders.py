@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftlang.capture import ADAPTERS, base_parameters
+from peftlang.capture import ADAPTERS, Weights
+from peftlang.capture.storage import gathered, held, is_offloaded
 from peftlang.diagnostics import PeftError
 from peftlang.emit.starts import Start, like_at
 from peftlang.ir.method import TensorDef
 from peftlang.ir.plan import TRAINED, ParamGroup, Plan, Site
+from peftlang.runtime.shards import shard, together
 
 
 def nothing(*_: Any) -> None:
@@ -23,11 +25,21 @@ def nothing(*_: Any) -> None:
 
 
 class Holder(nn.Module):
-    """The tensors of one method at one place; its forward gives them, in order of creation."""
+    """The tensors of one method at one place; its forward gives them, in order of creation.
+
+    Attributes:
+        names: Their names, in that order.
+        unmade: Those that have no numbers yet, since they were made on the meta device.
+        apart: Those that are in shards which nobody but their holder puts together.
+        split: For each dimension of the mesh that computes in parts: `d_h`, `d_x`, or "".
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.names: list[str] = []
+        self.unmade: set[str] = set()
+        self.apart: set[str] = set()
+        self.split: tuple[str, ...] = ()
 
     def hold(self, name: str, value: Tensor, *, trainable: bool, persistent: bool) -> None:
         """Register a tensor: a parameter if trainable, else a buffer."""
@@ -36,6 +48,8 @@ class Holder(nn.Module):
         else:
             self.register_buffer(name, value, persistent=persistent)
         self.names.append(name)
+        if value.is_meta:
+            self.unmade.add(name)
 
     def tensor(self, name: str) -> Tensor:
         """One of them."""
@@ -46,8 +60,48 @@ class Holder(nn.Module):
         return value
 
     def forward(self) -> list[Tensor]:
-        """All of them."""
-        return [self.tensor(name) for name in self.names]
+        """All of them.
+
+        Raises:
+            PeftError: R532, some have no numbers.
+        """
+        values = [self.tensor(name) for name in self.names]
+        if self.unmade:
+            self._check_made(values)
+        if self.apart:
+            pairs = zip(self.names, values, strict=True)
+            values = [together(v) if name in self.apart else v for name, v in pairs]
+        if "_hf_hook" in self.__dict__ and is_offloaded(self):
+            for value in values:
+                if value.requires_grad:
+                    value.register_hook(_refuse_gradient)
+        return values
+
+    def _check_made(self, values: list[Tensor]) -> None:
+        pairs = zip(self.names, values, strict=True)
+        lacking = [n for n, v in pairs if n in self.unmade and not v.is_meta]
+        if lacking:
+            raise PeftError(
+                f"the adapter was made on the meta device, and its {', '.join(lacking)} has no "
+                "numbers yet",
+                code="R532",
+                help="after to_empty, call peftlang.initialise(model), and then load what is to be "
+                "loaded",
+            )
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self.unmade = {n for n in self.unmade if prefix + n not in state_dict}
+
+
+def _refuse_gradient(_: Tensor) -> None:
+    raise PeftError(
+        "the adapter's tensors are offloaded with the base: what a gradient reaches is a copy for "
+        "the time of one call, so nothing would train",
+        code="R533",
+        help="offload the base before peftlang.compile: the adapter then stays on the device where "
+        "the model computes",
+    )
 
 
 class Adapters(nn.Module):
@@ -74,11 +128,17 @@ class AdapterTensors:
 
     A group called ``lora.model.layers.0.q_proj.attn_q.A`` is
     ``q_proj.peftlang.NAME.lora.attn_q.A``.
+
+    Attributes:
+        name: The adapter's name.
+        places: The holder of each group's tensor, and what the tensor is called there.
+        later: Values that were loaded while their tensors were on the meta device.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.places: dict[str, tuple[Holder, str]] = {}
+        self.later: dict[str, Tensor] = {}
         self._trees: dict[int, tuple[nn.Module, nn.Module]] = {}
         self._stored: set[str] = set()
 
@@ -154,6 +214,18 @@ class AdapterTensors:
         holder, leaf = self.places[name]
         return holder.tensor(leaf)
 
+    def value(self, name: str) -> Tensor:
+        """A group's numbers, all of them: gathered from shards, brought from where they are kept.
+
+        Raises:
+            PeftError: R532, it has none.
+        """
+        holder, leaf = self.places[name]
+        kept = held(holder, "", leaf)
+        if kept.is_meta or leaf in holder.unmade:
+            raise unmade(name)
+        return gathered(kept.detach())
+
     def named(self) -> Iterator[tuple[str, Tensor]]:
         """Every group's name and tensor, in order of creation."""
         for name in self.places:
@@ -181,24 +253,14 @@ def create(
             the same whatever else is in the plan, and on every device.
         dtype: Number type of parameters; None takes that of the weights at each site.
     """
-    parameters = base_parameters(model)
-    made, start = AdapterTensors(name), Start(plan, parameters, seed)
+    weights = Weights(model)
+    made, start = AdapterTensors(name), Start(plan, weights, seed)
     values: list[tuple[ParamGroup, Tensor, bool]] = []
     with torch.no_grad():
         for group in plan.groups.values():
-            label, member = group.members[0]
-            if label == TRAINED:
-                values.append((group, parameters[member].detach().clone(), True))
-                continue
-            definition, site = start.definition(group), plan.sites[member]
-            like = like_at(site, parameters)
-            value = start(group)
-            if value.shape != group.shape:
-                raise _misshapen(definition, group, value, site)
-            kind = like.dtype if dtype is None else dtype
-            value = value.to(like.device, kind if value.is_floating_point() else value.dtype)
-            persistent = definition.trainable or start.reads_the_base(group)
-            values.append((group, value.contiguous(), persistent))
+            value = started(group, start, weights, dtype)
+            stored = is_trained(group) or start.definition(group).trainable
+            values.append((group, value, stored or start.reads_the_base(group)))
     # Nothing is put on the model before all are made.
     for group, value, persistent in values:
         home, path = home_of(group, plan, model)
@@ -210,7 +272,47 @@ def create(
             trainable=group.trainable,
             persistent=persistent,
         )
+        shard(made, group, plan, weights)
     return made
+
+
+def started(
+    group: ParamGroup, start: Start, weights: Weights, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Where a group's tensor starts, on the device of the base there; whole, and in no shards.
+
+    Args:
+        group: The group.
+        start: What makes its numbers.
+        weights: The base's.
+        dtype: Number type; None takes the base's there.
+
+    Raises:
+        PeftError: S408, the initialiser makes another shape.
+    """
+    label, member = group.members[0]
+    if label == TRAINED:
+        return weights[member].detach().clone()
+    site = start.plan.sites[member]
+    like, value = like_at(site, weights), start(group)
+    if value.shape != group.shape:
+        raise _misshapen(start.definition(group), group, value, site)
+    kind = (dtype or like.dtype) if value.is_floating_point() else value.dtype
+    return value.to(like.device, kind).contiguous()
+
+
+def is_trained(group: ParamGroup) -> bool:
+    """Whether a group is a copy of one of the base's own parameters."""
+    return group.members[0][0] == TRAINED
+
+
+def unmade(name: str) -> PeftError:
+    """The error for a tensor without numbers."""
+    return PeftError(
+        f"the adapter's tensor {name} is on the meta device, and has no numbers",
+        code="R532",
+        help="give the model's tensors memory (to_empty), and call peftlang.initialise(model)",
+    )
 
 
 def home_of(group: ParamGroup, plan: Plan, model: nn.Module) -> tuple[str, list[str]]:

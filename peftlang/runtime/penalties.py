@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peftlang.capture import base_parameters
+from peftlang.capture import Weights
+from peftlang.capture.storage import device_of
 from peftlang.emit.applications import Application, reads_activations
 from peftlang.emit.evaluate import interpreter
 from peftlang.emit.slots import Slot
@@ -43,8 +44,7 @@ def with_penalties(values: Values, call: Call, given: Arguments) -> list[Callabl
 
 def of_parameters(values: Values, call: Call) -> dict[str, Tensor]:
     """Penalties of parameters alone: for each placement the sum over its sites, a scalar."""
-    parameters = base_parameters(values.root)
-    device = next(iter(parameters.values())).device
+    parameters, device = Weights(values.root), device_of(values.root)
     found: dict[str, Tensor] = {}
     for acting in call.acting.applications.values():
         for application in acting:

@@ -153,6 +153,10 @@ class Registry:
         """A tensor of an adapter, by its slot."""
         return self._tensors[slot.adapter].tensor(slot.name)
 
+    def value(self, slot: Slot) -> Tensor:
+        """The numbers of an adapter's tensor, all of them, by its slot."""
+        return self._tensors[slot.adapter].value(slot.name)
+
     def plans(self, names: Iterable[str] | None = None) -> tuple[ActivePlan, ...]:
         """The plans of adapters; of those that act, unless they are named."""
         chosen = self.active if names is None else names

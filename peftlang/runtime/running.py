@@ -6,12 +6,14 @@ from typing import Any
 from torch import Tensor
 
 from peftlang.capture import Place
+from peftlang.capture.storage import is_sharded
 from peftlang.diagnostics import PeftError
 from peftlang.emit.slots import Slot
 from peftlang.graph.borders import Border
 from peftlang.regions.program import AtOperation, Kept, Operand, Piece, Program
 from peftlang.runtime.call import Call
 from peftlang.runtime.seams import At, unseen
+from peftlang.runtime.shards import as_part, as_shared
 
 Read = Callable[[Slot], Any]
 """Gives the value of a slot in a call."""
@@ -23,14 +25,20 @@ class Run:
     Args:
         call: The call of the model.
         read: Gives the values of slots.
+        split: Says how the processes share the place where an adapter's tensor is.
         args: The module's arguments.
         kwargs: Those given by name.
     """
 
     def __init__(
-        self, call: Call, read: Read, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        call: Call,
+        read: Read,
+        split: Callable[[Slot], tuple[str, ...]],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> None:
-        self.call, self._read = call, read
+        self.call, self._read, self._split = call, read, split
         self.args, self.kwargs = args, kwargs
         self.result: Any = None
         self._kept: dict[int, Any] = {}
@@ -61,8 +69,16 @@ class Run:
             The operation's operands, and those given by name.
         """
         values = [self._value(source, operands, options) for source in piece.sources]
+        shared = self._shared(piece, values)
+        if shared is not None:
+            mesh, split = shared
+            pairs = zip(piece.sources, values, strict=True)
+            values = [v if _is_whole(v) else as_shared(v, _what(s), mesh, split) for s, v in pairs]
         with unseen():
-            made = piece.run(*values)
+            made: Sequence[Any] = piece.run(*values)
+        if shared is not None:
+            results = zip(piece.targets, made, strict=True)
+            made = [v if isinstance(t, Kept) else as_part(v, _what(t), split) for t, v in results]
         for target, value in zip(piece.targets, made, strict=True):
             if isinstance(target, Operand) and target.into:
                 self._value(target, operands, options).copy_(value)
@@ -73,6 +89,18 @@ class Run:
         for target, value in piece.fixed:
             operands, options = with_operand(operands, options, target, value)
         return operands, options
+
+    def _shared(self, piece: Piece, values: Sequence[Any]) -> tuple[Any, tuple[str, ...]] | None:
+        """The mesh and the split, where the adapter is in parts, and the module's values are not.
+
+        Without gradients, a layer that is parallel by tensors computes with plain ones.
+        """
+        whole = next((v for v in values if is_sharded(v)), None)
+        if whole is None or all(map(_is_whole, values)):
+            return None
+        slots = [s for s in piece.sources if isinstance(s, Slot) and s.kind == "tensor"]
+        split = next((found for slot in slots if (found := self._split(slot))), ())
+        return whole.device_mesh, split or ("",) * whole.device_mesh.ndim
 
     def _value(self, source: Any, operands: Any, options: Any) -> Any:
         if isinstance(source, Slot):
@@ -95,6 +123,19 @@ class Run:
             self.args, self.kwargs = with_argument(self.args, self.kwargs, target.place, value)
         else:
             self.result = with_inner(self.result, target.place.path, value)
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether a value needs no word about which part of something it is."""
+    return is_sharded(value) or not isinstance(value, Tensor)
+
+
+def _what(place: Any) -> str:
+    if isinstance(place, Border):
+        return "x" if place.side == "in" else "h"
+    if isinstance(place, Slot):
+        return "W" if place.kind == "weight" and place.name.endswith("weight") else ""
+    return "x"
 
 
 def hand_on(call: Call, slot: Slot, value: Any) -> None:

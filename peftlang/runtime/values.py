@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from peftlang.capture.storage import is_quantised, packed, unpacked
 from peftlang.diagnostics import PeftError
 from peftlang.emit.slots import Slot
 from peftlang.runtime.call import Call
@@ -55,6 +56,10 @@ class Values:
 
         return read
 
+    def split(self, slot: Slot) -> tuple[str, ...]:
+        """How the processes share the place where an adapter's tensor is."""
+        return self.tensors[slot.adapter].places[slot.name][0].split
+
     def _value(self, call: Call, slot: Slot) -> Any:
         if slot.kind == "weight":
             return self.base_weight(slot.name)
@@ -91,8 +96,11 @@ class Values:
     def base_weight(self, name: str) -> Tensor:
         """A parameter of the base by name, or an adapter's copy that is trained in its place."""
         owner, _, leaf = name.rpartition(".")
-        found: Tensor = getattr(self.root.get_submodule(owner), leaf)
-        return found
+        module = self.root.get_submodule(owner)
+        if leaf == "weight" and packed(module) is not None:
+            return unpacked(module, owner)
+        found: Tensor = getattr(module, leaf)
+        return found.dequantize() if is_quantised(found) else found
 
 
 def missing_input(name: str) -> PeftError:

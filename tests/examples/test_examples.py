@@ -15,6 +15,7 @@ SMALL = {
     "causal_lm": ["--steps", "8", "--base-steps", "4", "--files", "6", "--write", "8"],
     "vit_digits": ["--steps", "15", "--base-steps", "15"],
     "seq2seq_mam": ["--steps", "8", "--base-steps", "4"],
+    "qlora": ["--steps", "30", "--base-steps", "20"],
 }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from peftlang import merging, pipeline
+from peftlang import merging, saving
 from peftlang.diagnostics import PeftError
 from peftlang.ir.plan import ParamGroup
 from peftlang.runtime import control
@@ -289,9 +289,9 @@ class _Checks:
 
     def _saved(self) -> float:
         with tempfile.TemporaryDirectory() as folder:
-            where = pipeline.save(self._model, Path(folder) / "adapter")
+            where = saving.save(self._model, Path(folder) / "adapter")
             base = copy.deepcopy(self._adapted.base)
-            loaded = pipeline.load(base, where, example_inputs=self._adapted.inputs)
+            loaded = saving.load(base, where, example_inputs=self._adapted.inputs)
         theirs = control.adapters(loaded)["default"].tensors()
         for name, tensor in self._adapted.view.tensors().items():
             if not unchanged(theirs[name], tensor):
