@@ -11,11 +11,11 @@ from fnmatch import fnmatchcase
 from peftlang.diagnostics import PeftError
 from peftlang.ir.builtins import BUILTINS
 from peftlang.ir.dims import Indivisible, UnboundDim
-from peftlang.ir.expr import Apply, Expr, Number, Rewriter, names
+from peftlang.ir.expr import Apply, DimValue, Expr, Number, Rewriter, names, postorder
 from peftlang.ir.method import Adapter, Method, Use
 from peftlang.ir.places import in_scope, matches
 from peftlang.ir.plan import Placement, Plan, Site, Tapped
-from peftlang.ir.reach import asking
+from peftlang.ir.reach import asking, asks
 from peftlang.ir.selector import Target
 from peftlang.ir.sizes import all_dims, counts_too_many, out_of_range, site_sizes
 from peftlang.ir.soft_tokens import parts_before
@@ -62,11 +62,15 @@ def resolved(
     for use in adapter.uses:
         chosen = select(use.selector, sites, why_missing)
         found: dict[str, dict[str, Tapped]] = {}
+        fit, by_layer = set[str](), _counts_layers(use.method)
         for site in chosen:
             taps = tapped(use, site, lambda tap: tappable(tap, sites))
             found[site.id] = {name: entry for name, (entry, _) in taps.items()}
             read.update({other.id: other for _, other in taps.values()})
-            _check(use, site, found[site.id])
+            kind = _kind(use, site, found[site.id], by_layer)
+            if kind not in fit:
+                _check(use, site, found[site.id])
+                fit.add(kind)
             used[site.id] = site
         placements.append(
             Placement(
@@ -86,6 +90,30 @@ def resolved(
         tapped=read,
         spec=adapter,
     )
+
+
+def _counts_layers(method: Method) -> bool:
+    starts = [
+        value
+        for tensor in method.tensors
+        for value in (
+            tensor.init.expression,
+            *(v for _, v in tensor.init.keywords),
+            *tensor.init.args,
+        )
+        if value is not None
+    ]
+    symbols = (node.dim.symbols for node in postorder(*starts) if isinstance(node, DimValue))
+    return asks(method, "layer") or any("layer" in found for found in symbols)
+
+
+def _kind(use: Use, site: Site, taps: Mapping[str, Tapped], by_layer: bool) -> str:
+    """What decides whether a use fits a site; which layer it is in matters to few."""
+    named = {name: size for tap in taps.values() for name, size in tap.sizes.items()}
+    sizes = site_sizes(use.method, use.args, site, named)
+    if not by_layer:
+        sizes.pop("layer", None)
+    return f"{site.role} {site.weight is None} {site.bias is None} {sorted(sizes.items())}"
 
 
 def _check(use: Use, site: Site, taps: Mapping[str, Tapped]) -> None:

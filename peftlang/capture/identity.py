@@ -68,6 +68,7 @@ class _Names:
         self._seen: dict[int, int] = {}
         self._alive: list[Any] = []
         self._modules: set[str] = set()
+        self._chosen: set[str] = {"eager", "sdpa"}
 
     def of_model(self, model: nn.Module, inputs: Mapping[str, Any]) -> Iterator[str]:
         """A name for each module, and for each input."""
@@ -163,6 +164,8 @@ class _Names:
         if isinstance(value, nn.Module) or state is None:
             raise _NamelessError
         name = self._class(type(value))
+        chosen = (v for k, v in state.items() if "_implementation" in k and isinstance(v, str))
+        self._chosen.update(chosen)
         return f"{name} {_joined((key, self.value(item)) for key, item in state.items())}"
 
     def _function(self, value: Any) -> str:
@@ -185,15 +188,16 @@ class _Names:
         return f"{kind.__module__}.{kind.__qualname__}"
 
     def _registered(self) -> None:
-        """What stands for the attention, or for experts, of `transformers` is its own."""
+        """What stands for the attention, or for experts, that a config names is its package's."""
         for home, name in (
             ("transformers.modeling_utils", "ALL_ATTENTION_FUNCTIONS"),
             ("transformers.masking_utils", "ALL_MASK_ATTENTION_FUNCTIONS"),
             ("transformers.integrations.moe", "ALL_EXPERTS_FUNCTIONS"),
         ):
             table = getattr(sys.modules.get(home), name, None)
-            for function in table.values() if table is not None else ():
-                _check_known(function)
+            for chosen in self._chosen if table is not None else ():
+                if chosen in table:
+                    _check_known(table[chosen])
 
 
 def _joined(pairs: Iterable[tuple[str, str]]) -> str:

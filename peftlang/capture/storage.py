@@ -254,6 +254,7 @@ class Weights(Mapping[str, Tensor]):
     def __init__(self, root: nn.Module) -> None:
         self.root = root
         self._places: dict[str, tuple[str, str]] = {}
+        self._packed: dict[str, tuple[int, int] | None] = {}
         seen: set[int] = set()
         for path, module in root.named_modules():
             if is_adapters(path):
@@ -262,6 +263,12 @@ class Weights(Mapping[str, Tensor]):
                 if id(value) not in seen:
                     seen.add(id(value))
                     self._places[f"{path}.{leaf}" if path else leaf] = path, leaf
+
+    def _sizes(self, path: str, module: nn.Module) -> tuple[int, int] | None:
+        """The sizes of a packed layer; None for any other module."""
+        if path not in self._packed:
+            self._packed[path] = packed(module)
+        return self._packed[path]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
@@ -280,7 +287,7 @@ class Weights(Mapping[str, Tensor]):
         """
         path, leaf = self._places[name]
         module = self.root.get_submodule(path)
-        if leaf == "weight" and packed(module) is not None:
+        if leaf == "weight" and self._sizes(path, module) is not None:
             return unpacked(module, path)
         found = gathered(held(self.root, path, leaf).detach())
         return found.dequantize() if is_quantised(found) else found
@@ -289,7 +296,7 @@ class Weights(Mapping[str, Tensor]):
         """An empty tensor of its number type, where it is when it is used."""
         path, leaf = self._places[name]
         module = self.root.get_submodule(path)
-        if leaf == "weight" and packed(module) is not None:
+        if leaf == "weight" and self._sizes(path, module) is not None:
             return self._like_packed(module)
         found = module._parameters[leaf]
         assert found is not None
@@ -310,7 +317,7 @@ class Weights(Mapping[str, Tensor]):
         """A parameter's sizes; those of the whole where it is in shards, or packed."""
         path, leaf = self._places[name]
         module = self.root.get_submodule(path)
-        sizes = packed(module)
+        sizes = self._sizes(path, module)
         if leaf == "weight" and sizes is not None:
             return sizes[1], sizes[0]
         found = module._parameters[leaf]
@@ -321,7 +328,7 @@ class Weights(Mapping[str, Tensor]):
         """Whether the parameter is of real numbers itself, and neither packed nor quantised."""
         path, leaf = self._places[name]
         module = self.root.get_submodule(path)
-        if leaf == "weight" and packed(module) is not None:
+        if leaf == "weight" and self._sizes(path, module) is not None:
             return False
         found = module._parameters[leaf]
         return found is not None and _is_real(found) and not is_quantised(found)

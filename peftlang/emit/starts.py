@@ -12,7 +12,7 @@ from peftlang.emit.rows import select
 from peftlang.ir.expr import names
 from peftlang.ir.inits import INITIALISERS, InitCall
 from peftlang.ir.interpret import Interpreter
-from peftlang.ir.method import Init, TensorDef, fixed
+from peftlang.ir.method import Init, Method, TensorDef, fixed
 from peftlang.ir.plan import ParamGroup, Plan, Site
 from peftlang.ir.sizes import site_sizes
 
@@ -45,6 +45,7 @@ class Start:
         self._parameters, self._seed = parameters, seed
         self._place: tuple[str, str] | None = None
         self._interpret: Interpreter | None = None
+        self._methods: dict[str, Method] = {}
 
     def definition(self, group: ParamGroup) -> TensorDef:
         """The declaration that a group comes from."""
@@ -76,7 +77,9 @@ class Start:
         kind = torch.long if self.definition(group).kind == "int" else torch.float32
         if like_at(site, self._parameters).is_meta:
             return torch.empty(group.shape, device="meta", dtype=kind)
-        method = fixed(use.method, use.args)
+        if label not in self._methods:
+            self._methods[label] = fixed(use.method, use.args)
+        method = self._methods[label]
         init = next(d for d in method.tensors if d.name == group.tensor).init
         interpret = self._interpreter(label, site)
         if init.expression is None:

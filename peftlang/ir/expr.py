@@ -99,8 +99,12 @@ def postorder(
             yield node
         elif id(node) not in seen and id(node) not in done:
             seen.add(id(node))
-            stack.append((node, True))
-            stack.extend((child, False) for child in reversed(below(node)))
+            under = below(node)
+            if under:
+                stack.append((node, True))
+                stack.extend((child, False) for child in reversed(under))
+            else:
+                yield node
 
 
 def names(*roots: Expr) -> frozenset[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import AttentionInterface
 from transformers.models.llama import modeling_llama
 
 import peftlang
@@ -181,6 +182,14 @@ def test_what_somebody_has_replaced_has_no_name(
 ) -> None:
     monkeypatch.setattr(owner, attribute, other)
     assert name(build("tiny-llama")) is None
+
+
+def test_an_attention_of_the_users_own_has_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    AttentionInterface.register("own", other)
+    model = build("tiny-llama")
+    assert name(model) is not None, "it is another model's"
+    model.config._attn_implementation = "own"
+    assert name(model) is None
 
 
 def test_the_oldest_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
