@@ -194,10 +194,9 @@ class _Names:
             ("transformers.masking_utils", "ALL_MASK_ATTENTION_FUNCTIONS"),
             ("transformers.integrations.moe", "ALL_EXPERTS_FUNCTIONS"),
         ):
-            table = getattr(sys.modules.get(home), name, None)
-            for chosen in self._chosen if table is not None else ():
-                if chosen in table:
-                    _check_known(table[chosen])
+            table: Mapping[str, Any] = getattr(sys.modules.get(home), name, {})
+            for chosen in self._chosen & set(table):
+                _check_known(table[chosen])
 
 
 def _joined(pairs: Iterable[tuple[str, str]]) -> str:
