@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from peftlang.capture.paths import ADAPTERS, is_adapters
 from peftlang.capture.storage import compute_type, is_sharded, packed, unpacked
+from peftlang.capture.undisturbed import has_values, sizes_of
 
 Home = Callable[[Tensor], Tensor]
 
@@ -206,12 +207,12 @@ def without_weights(model: nn.Module, fake: FakeTensorMode) -> nn.Module:
 
     def home(tensor: Tensor) -> Tensor:
         parameter = isinstance(tensor, nn.Parameter)
-        if not parameter and not tensor.is_meta and tensor.numel() <= SMALL:
+        if not parameter and has_values(tensor) and tensor.numel() <= SMALL:
             return _plain(tensor).detach().to("cpu", copy=True)
         if not parameter and tensor.is_meta and tensor.numel() <= SMALL:
             return torch.zeros(tensor.shape, dtype=tensor.dtype)
         with fake:
-            made = torch.empty(tuple(tensor.shape), dtype=tensor.dtype)
+            made = torch.empty(sizes_of(tensor), dtype=tensor.dtype)
         return nn.Parameter(made, requires_grad=False) if parameter else made
 
     return _Copier(home)(model)
@@ -221,10 +222,10 @@ def without_values(values: Any, fake: FakeTensorMode) -> Any:
     """A copy of arguments, whatever holds tensors in them; of real numbers, without the values."""
 
     def home(tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point() and not tensor.is_meta:
+        if not tensor.is_floating_point() and has_values(tensor):
             return _plain(tensor).detach().to("cpu", copy=True)
         with fake:
-            return torch.empty(tuple(tensor.shape), dtype=tensor.dtype)
+            return torch.empty(sizes_of(tensor), dtype=tensor.dtype)
 
     return _Arguments(home).value(values)
 

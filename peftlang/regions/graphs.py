@@ -12,6 +12,7 @@ from torch.fx import Graph, Node, map_arg
 from peftlang.capture import CapturedGraph, GraphFacts, ModelNames, ModuleCall
 from peftlang.capture.facts import FUNCTION, STACK, VALUE
 from peftlang.capture.memory import OVERWRITTEN
+from peftlang.capture.undisturbed import sizes_of
 from peftlang.emit.slots import SLOT, Slot
 from peftlang.graph.borders import Border, Borders
 from peftlang.sites.occurrence import Occurrence
@@ -233,7 +234,7 @@ def operation(
             return placeholders[id(value)]
         node = placeholders[id(value)] = graph.placeholder(f"operand_{key}")
         # Of the tensor nothing is kept but what its kind is.
-        node.meta[VALUE] = torch.empty(tuple(value.shape), dtype=value.dtype, device="meta")
+        node.meta[VALUE] = torch.empty(sizes_of(value), dtype=value.dtype, device="meta")
         if key in weights:
             parameters[node] = weights[key]
         return node

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from peftlang.capture.undisturbed import has_values
 from peftlang.diagnostics import PeftError
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ _SCOPES: ContextVar[Scopes] = ContextVar("peftlang_scopes", default=())
 
 def scope_of(owner: Any) -> tuple[str, ...] | None:
     """The adapters that this thread or task lets act; None for the model's own."""
-    found = _LOCAL.scopes if torch.compiler.is_compiling() else _SCOPES.get()
+    found = _LOCAL.scopes if torch.compiler.is_dynamo_compiling() else _SCOPES.get()
     names: tuple[str, ...] | None = None
     for other, chosen in found:
         if other is owner:
@@ -183,7 +184,7 @@ _INPUTS: ContextVar[Supplied] = ContextVar("peftlang_inputs", default=())
 def supplied_to(owner: Any) -> dict[str, Tensor]:
     """The inputs that this thread or task supplies to one model."""
     found: dict[str, Tensor] = {}
-    for other, values in _LOCAL.inputs if torch.compiler.is_compiling() else _INPUTS.get():
+    for other, values in _LOCAL.inputs if torch.compiler.is_dynamo_compiling() else _INPUTS.get():
         if other is owner:
             found = {**found, **values}
     return found
@@ -210,7 +211,7 @@ _KNOWN: weakref.WeakValueDictionary[tuple[int, str, int], Call] = weakref.WeakVa
 def in_backward() -> bool:
     """Whether this thread is in a backward pass; what is compiled runs once."""
     # Asked here, and not by who calls: TorchDynamo may compile this function by itself.
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         return False
     # The number of the graph task under way: `torch.utils.checkpoint` tells by it, too.
     return torch._C._current_graph_task_id() != -1
@@ -218,7 +219,7 @@ def in_backward() -> bool:
 
 def in_checkpoint() -> bool:
     """Whether what runs now will run again in the backward pass."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         return False
     # The two ways of `torch.utils.checkpoint`: without gradients, or with a hook on what is saved.
     if not torch.is_grad_enabled():
@@ -269,7 +270,7 @@ def _reentrant() -> PeftError:
 
 def keep_with(result: Any, call: Call) -> None:
     """Let a call live as long as the gradient's graph of what it gave."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         return
     for tensor in torch.utils._pytree.tree_leaves(result):
         if isinstance(tensor, Tensor) and tensor.grad_fn is not None:
@@ -279,4 +280,5 @@ def keep_with(result: Any, call: Call) -> None:
 
 def _first(arguments: tuple[Any, ...]) -> Tensor | None:
     found = (a for a in arguments if isinstance(a, Tensor) and a.is_floating_point())
-    return next(found, None)
+    first = next(found, None)
+    return first if first is not None and has_values(first) else None

@@ -132,8 +132,7 @@ class Calls:
             call.frames.pop()
             if not running:
                 call.running.discard(dispatch.path)
-        if len(ran) < len(dispatch.children):
-            check(call, dispatch, module, ran)
+        check(call, dispatch, module, ran)
         return result
 
     def _here(

@@ -90,8 +90,9 @@ class Dispatch:
 
 
 def of(module: nn.Module) -> Dispatch | None:
-    """A module's dispatch, if it has one."""
-    return module.__dict__.get(DISPATCH)
+    """A module's dispatch, if it has one, and a class that asks it."""
+    found = module.__dict__.get(DISPATCH)
+    return found if found is not None and hasattr(type(module), ORIGINAL) else None
 
 
 def attach(module: nn.Module, dispatch: Dispatch) -> None:

@@ -46,7 +46,7 @@ def _kind(value: Any, depth: int) -> str:
 
 
 def _inner(value: Any, depth: int) -> str:
-    if not depth or torch.compiler.is_compiling():
+    if not depth or torch.compiler.is_dynamo_compiling():
         return type(value).__name__
     if isinstance(value, list | tuple):
         return f"({' '.join(_kind(item, depth - 1) for item in value)})"

@@ -11,6 +11,7 @@ from torch.fx import Graph, Node
 from peftlang.capture import CapturedGraph
 from peftlang.capture.facts import VALUE
 from peftlang.capture.memory import OVERWRITTEN
+from peftlang.capture.undisturbed import undisturbed, untraced
 from peftlang.emit.attention_view import FOLDED, is_folded
 from peftlang.emit.rewriting import Rewriting
 from peftlang.emit.slots import SLOT, Slot
@@ -55,10 +56,12 @@ def program(
         args: The module's arguments.
         kwargs: Those given by name.
     """
-    kind = kind_of_call(args, kwargs) if part.within else ""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
+        kind = kind_of_call(args, kwargs) if part.within else ""
         name = prepare(acting.number, part.path, module.training, given, kind)
     else:
+        with untraced():
+            kind = kind_of_call(args, kwargs) if part.within else ""
         name = _program(acting, part, (module.training, given, kind), (module, args, kwargs))
     made: Program = getattr(part.made, name)
     return made
@@ -77,7 +80,7 @@ def replacing(
         given: What is known of the call: names of slots, with ``|`` between.
         operands: Operands, and options.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         key = at.name, at.number, described
         name = prepare(acting.number, at.path, training, given, "", key)
     else:
@@ -108,7 +111,8 @@ Key = tuple[bool, str, str]
 def _program(acting: Acting, part: Part, key: Key, called: Any) -> str:
     name = part.made.names.get(key)
     if name is None:
-        name = part.made.add(key, _written(acting, part, key, called))
+        with undisturbed():
+            name = part.made.add(key, _written(acting, part, key, called))
     return name
 
 
@@ -148,8 +152,9 @@ def _replacing(
     key = described, training, given
     name = at.made.names.get(key)
     if name is None:
-        operands = operands or _made_up(at, described)
-        name = at.made.add(key, _replaced(acting, at, operands, training, given))
+        with undisturbed():
+            operands = operands or _made_up(at, described)
+            name = at.made.add(key, _replaced(acting, at, operands, training, given))
     return name
 
 

@@ -6,12 +6,14 @@ follows which operations that asks for, and changes some of them. A module that 
 than it did when the code was written computes something else, so the call fails.
 """
 
+import functools
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._guards import TracingContext
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -20,6 +22,9 @@ from peftlang.diagnostics import PeftError
 
 At = Callable[[Any, Any, Any], Any]
 """Computes an operation in its place: the function, its operands, those given by name."""
+
+
+_READING = frozenset({"get shape", "size"})
 
 
 class Seams(TorchFunctionMode):
@@ -53,6 +58,10 @@ class Seams(TorchFunctionMode):
         if func is Tensor.unflatten:
             # The one method of `Tensor` in Python that TorchDynamo does not trace under a mode.
             called = torch.unflatten
+        if torch.jit._trace.is_tracing() and (_are_sizes(args) or asked_name(func) in _READING):
+            made = called(*args, **(kwargs or {}))
+            if _are_sizes(made):
+                return made
         if _LOCAL.active[0] is not self:
             return called(*args, **(kwargs or {}))
         name = asked_name(func)
@@ -67,7 +76,7 @@ class Seams(TorchFunctionMode):
     def _not_asked(self, name: str, result: Any) -> Any:
         """What is asked for where another operation should be: right where it computes nothing."""
         if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
-            raise deviated(self.path, name, self._asked[self._count])
+            refuse(deviated, self.path, name, self._asked[self._count])
         return result
 
     def _by_name(self, name: str) -> At | None:
@@ -87,10 +96,16 @@ class Seams(TorchFunctionMode):
             PeftError: R501.
         """
         if self._count < len(self._asked):
-            raise missed(self.path, self._asked[-1])
+            refuse(missed, self.path, self._asked[-1])
         for name, count in wanted.items():
             if self._counts.get(name, 0) != count:
-                raise missed(self.path, name)
+                refuse(missed, self.path, name)
+
+
+def _are_sizes(values: Any) -> bool:
+    """Whether these may be sizes of tensors: `torch.jit.trace` makes tensors of them."""
+    tensors = [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+    return bool(tensors) and all(t.dim() == 0 and t.dtype is torch.int64 for t in tensors)
 
 
 class _Local(threading.local):
@@ -138,6 +153,28 @@ def tensors_of(args: Any, kwargs: Any) -> list[Tensor]:
         if isinstance(leaf, Tensor) and not any(leaf is other for other in found):
             found.append(leaf)
     return found
+
+
+def refuse(error: Callable[..., PeftError], *facts: str) -> None:
+    """Raise an error: to who calls the model, and to who compiles it, while TorchDynamo traces."""
+    made = error(*facts)
+    if TracingContext.try_get() is not None:
+        made.__class__ = _while_traced()
+    raise made
+
+
+@functools.cache
+def _while_traced() -> Any:
+    """The class of an error that TorchDynamo hands on as it is, not as a fault of its own."""
+    from torch._dynamo import exc
+
+    kind = getattr(exc, "PackageError", exc.TorchDynamoException)
+    return type("PeftError", (PeftError, kind), {"__module__": PeftError.__module__})
+
+
+# TorchDynamo then calls it as it traces. An error that traced code makes would be one graph break
+# more to it, and under `fullgraph=True` a text about that.
+refuse._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def missed(path: str, names: str) -> PeftError:

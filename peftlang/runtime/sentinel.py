@@ -18,7 +18,10 @@ def check(call: Call, dispatch: Dispatch, module: nn.Module, ran: set[str]) -> N
         PeftError: R501.
     """
     for child in dispatch.children:
-        if child.path in ran or not _matters(call, child):
+        if child.path in ran:
+            continue
+        missing = [path for path in _within(call, child) if path not in ran]
+        if not missing:
             continue
         relative = child.path.removeprefix(f"{dispatch.path}.") if dispatch.path else child.path
         try:
@@ -28,15 +31,15 @@ def check(call: Call, dispatch: Dispatch, module: nn.Module, ran: set[str]) -> N
         there = modules.of(found)
         if there is None or there.calls is not dispatch.calls:
             raise replaced_module(child.path, type(found).__name__)
-        if call.used & call.acting.anchored.get(child.path, set()):
-            raise used_past(child.path)
+        for path in missing:
+            if call.used & call.acting.anchored.get(path, set()):
+                raise used_past(path)
 
 
-def _matters(call: Call, dispatch: Dispatch) -> bool:
+def _within(call: Call, dispatch: Dispatch) -> list[str]:
+    """The modules at which something is done: this one, and those inside of it."""
     inside = f"{dispatch.path}."
-    return dispatch.path in call.acting.parts or any(
-        path.startswith(inside) for path in call.acting.parts
-    )
+    return [p for p in call.acting.parts if p == dispatch.path or p.startswith(inside)]
 
 
 def replaced_module(path: str, kind: str) -> PeftError:

@@ -58,15 +58,18 @@ def test_only_those_who_run_passes_import_them() -> None:
 
 
 def test_nothing_imports_the_compiler_of_torch() -> None:
-    """A model is read, and an adapted one runs, without TorchDynamo."""
-    private = ("torch._dynamo", "torch._inductor", "torch._functorch")
+    """A model is read, and an adapted one runs, without TorchDynamo.
+
+    While TorchDynamo traces, it is there, and says which errors it hands on.
+    """
+    private = ("torch._dynamo", "torch._inductor", "torch._functorch.aot_autograd")
     users = {
         f"{path.relative_to(ROOT)}:{line}"
         for path in sources()
         for line, name in imported(path.read_text("utf-8"))
         if name.startswith(private)
     }
-    assert users == set()
+    assert {user.partition(":")[0] for user in users} == {"peftlang/runtime/seams.py"}
 
 
 @pytest.mark.parametrize(
