@@ -38,23 +38,24 @@ LAYERS = (
         {
             "models": "torch transformers diagnostics",
             "capture": "torch keeping diagnostics",
-            "graph": "torch diagnostics ir capture",
-            "sites": "torch networkx keeping diagnostics ir capture graph",
+            "dataflow": "torch diagnostics ir capture",
+            "sites": "torch networkx keeping diagnostics ir capture dataflow",
         },
     ),
     Layer(
         "Write a method into it",
         {
-            "emit": "torch diagnostics ir capture graph sites",
-            "regions": "torch diagnostics ir capture graph sites emit",
-            "prompts": "torch diagnostics ir capture graph sites emit regions",
-            "passes": "torch diagnostics ir capture graph sites emit regions prompts",
+            "emit": "torch diagnostics ir capture dataflow sites",
+            "regions": "torch diagnostics ir capture dataflow sites emit",
+            "prompts": "torch diagnostics ir capture dataflow sites emit regions",
+            "passes": "torch diagnostics ir capture dataflow sites emit regions prompts",
         },
     ),
     Layer(
         "Run it",
         {
-            "runtime": "torch safetensors diagnostics ir capture graph sites emit regions prompts",
+            "runtime": "torch safetensors diagnostics ir capture dataflow sites emit regions"
+            " prompts",
             "pipeline": "torch diagnostics ir lower models capture sites emit prompts passes"
             " runtime",
         },

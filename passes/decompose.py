@@ -5,8 +5,8 @@ Requires: a graph that was recorded with the fused inference kernels switched of
 and the graph computes what it did, dropout's random numbers included.
 """
 
+from peftlang.dataflow.multihead import write_out
 from peftlang.emit.rewriting import Rewriting
-from peftlang.graph.multihead import write_out
 
 
 def decompose(work: Rewriting) -> None:

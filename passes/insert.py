@@ -15,6 +15,7 @@ from typing import Any
 
 from torch.fx import Node, Proxy
 
+from peftlang.dataflow.ordering import in_order
 from peftlang.diagnostics import PeftError
 from peftlang.emit import casts
 from peftlang.emit.applications import Application
@@ -32,7 +33,6 @@ from peftlang.emit.lengthen import lengthen
 from peftlang.emit.rewriting import Emission, Rewriting, node_of, replace
 from peftlang.emit.streams import Flows, Streams
 from peftlang.emit.views import ProjectionView, SiteView
-from peftlang.graph.ordering import in_order
 from peftlang.ir.dims import Dim
 from peftlang.ir.expr import Apply, Expr, Ref
 from peftlang.ir.interpret import Interpreter

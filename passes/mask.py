@@ -14,11 +14,11 @@ import torch
 from torch.fx import Node
 
 from peftlang.capture.facts import VALUE
+from peftlang.dataflow.ops import argument
 from peftlang.emit.attention_view import FOLDED
 from peftlang.emit.lengthen import set_argument
 from peftlang.emit.rewriting import Emission, Rewriting, node_of, replace
 from peftlang.emit.slots import Slot
-from peftlang.graph.ops import argument
 from peftlang.ir.soft_tokens import POSITION_TABLE, entries, reserved_at
 from peftlang.prompts.places import cached_slot
 from peftlang.prompts.usage import ANGLES

@@ -5,7 +5,7 @@ model, whatever the names of its modules; every site can be found again by `loca
 table of architectures.
 """
 
-from peftlang.graph.multihead import write_out
+from peftlang.dataflow.multihead import write_out
 from peftlang.prompts.sites import entrances
 from peftlang.sites.containers import modules
 from peftlang.sites.grids import grids

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from peftlang.dataflow.ops import mutates
 from peftlang.emit import casts
 from peftlang.emit.rewriting import WRITTEN, Rewriting
-from peftlang.graph.ops import mutates
 from peftlang.regions.graphs import forward
 
 _OWN = frozenset({casts.as_type_of, casts.as_widest, casts.precise, operator.getitem})

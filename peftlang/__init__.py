@@ -7,9 +7,7 @@ The names below are looked up when they are first used, so that `import peftlang
 commands that only read specs) never import torch.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -84,17 +82,6 @@ __all__ = [
     "verify",
     "why_not_mergeable",
 ]
-
-
-class _Package(ModuleType):
-    """A name above stays what it is when a folder of the same name is imported (`graph`)."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

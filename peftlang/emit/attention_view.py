@@ -6,14 +6,14 @@ import torch
 from torch.fx import Node
 
 from peftlang.capture.facts import VALUE
+from peftlang.dataflow.attention import Product
+from peftlang.dataflow.ops import argument
 from peftlang.diagnostics import PeftError
 from peftlang.emit.rewriting import Emission, Rewriting
 from peftlang.emit.rows import select
 from peftlang.emit.score_chain import replayed
 from peftlang.emit.slots import Slot
 from peftlang.emit.views import SiteView
-from peftlang.graph.attention import Product
-from peftlang.graph.ops import argument
 from peftlang.ir.plan import Site
 from peftlang.sites.occurrence import Occurrence
 

@@ -6,9 +6,9 @@ import torch
 from torch.fx import Node
 
 from peftlang.capture.facts import VALUE
+from peftlang.dataflow.ops import argument
 from peftlang.emit.attention_view import AttentionView, square_of_ones
 from peftlang.emit.rewriting import Emission, node_of, replace
-from peftlang.graph.ops import argument
 
 
 def lengthen(view: AttentionView, keys: Any, extra: int) -> None:

@@ -11,9 +11,9 @@ from torch.fx.proxy import GraphAppendingTracer
 
 from peftlang.capture.facts import VALUE, CapturedGraph
 from peftlang.capture.memory import OVERWRITTEN
+from peftlang.dataflow.listing import listing
 from peftlang.emit.applications import Application
 from peftlang.emit.slots import SLOT, Slot
-from peftlang.graph.listing import listing
 from peftlang.ir.plan import ActivePlan, Site
 from peftlang.sites.occurrence import Located, Occurrence
 

@@ -7,11 +7,11 @@ from torch.fx import Node
 
 from peftlang.capture import CapturedGraph
 from peftlang.capture.facts import VALUE
-from peftlang.graph.flow import Flow, is_float, shape_of
-from peftlang.graph.ops import name_of
-from peftlang.graph.reading import Reading
-from peftlang.graph.structure import is_inside
-from peftlang.graph.weights import WeightUse
+from peftlang.dataflow.flow import Flow, is_float, shape_of
+from peftlang.dataflow.ops import name_of
+from peftlang.dataflow.reading import Reading
+from peftlang.dataflow.structure import is_inside
+from peftlang.dataflow.weights import WeightUse
 from peftlang.ir.plan import Plan, Site
 from peftlang.ir.soft_tokens import POSITION_TABLE
 from peftlang.sites.locate import locate

@@ -8,9 +8,9 @@ from torch.fx import Node
 
 from peftlang.capture import CapturedGraph
 from peftlang.capture.facts import VALUE
-from peftlang.graph.flow import Flow, shape_of
-from peftlang.graph.reading import Reading
-from peftlang.graph.structure import is_inside, item_path
+from peftlang.dataflow.flow import Flow, shape_of
+from peftlang.dataflow.reading import Reading
+from peftlang.dataflow.structure import is_inside, item_path
 from peftlang.ir.plan import Site
 from peftlang.prompts.layers import entered_layers
 from peftlang.prompts.sequences import INPUTS, forward_of, parameters

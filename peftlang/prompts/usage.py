@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from torch.fx import Node
 
-from peftlang.graph.reading import Reading
-from peftlang.graph.structure import is_inside
+from peftlang.dataflow.reading import Reading
+from peftlang.dataflow.structure import is_inside
 from peftlang.ir.plan import ActivePlan, Site
 from peftlang.ir.soft_tokens import POSITION_TABLE, entries, reserved_at
 from peftlang.prompts.layers import turned

@@ -16,10 +16,10 @@ from torch.fx import Graph, Node
 from peftlang.capture.facts import FUNCTION, STACK, asked_name
 from peftlang.capture.memory import OVERWRITTEN
 from peftlang.capture.mutation import operands_written
+from peftlang.dataflow.borders import Border
 from peftlang.diagnostics import PeftError
 from peftlang.emit.rewriting import INSTEAD_OF, WRITTEN, Emission, Rewriting, node_of
 from peftlang.emit.slots import SLOT, Slot
-from peftlang.graph.borders import Border
 from peftlang.regions.code import compiled
 from peftlang.regions.graphs import ASKED, BORDER, RegionGraph, forward, taken
 from peftlang.regions.program import AtOperation, Kept, Operand, Piece, Program, Source, Target

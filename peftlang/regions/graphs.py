@@ -13,8 +13,8 @@ from peftlang.capture import CapturedGraph, GraphFacts, ModelNames, ModuleCall
 from peftlang.capture.facts import FUNCTION, STACK, VALUE
 from peftlang.capture.memory import OVERWRITTEN
 from peftlang.capture.undisturbed import sizes_of
+from peftlang.dataflow.borders import Border, Borders
 from peftlang.emit.slots import SLOT, Slot
-from peftlang.graph.borders import Border, Borders
 from peftlang.sites.occurrence import Occurrence
 
 BORDER = "peftlang_border"

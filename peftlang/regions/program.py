@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from peftlang.dataflow.borders import Border
 from peftlang.emit.slots import Slot
-from peftlang.graph.borders import Border
 
 
 @dataclass(frozen=True)

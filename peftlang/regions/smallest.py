@@ -7,8 +7,8 @@ from torch.fx import Node
 from peftlang.capture import CapturedGraph, ModuleCall
 from peftlang.capture.facts import FUNCTION, asked_name
 from peftlang.capture.memory import OVERWRITTEN
-from peftlang.graph.borders import Borders
-from peftlang.graph.written import WRITTEN_OUT, WrittenOut
+from peftlang.dataflow.borders import Borders
+from peftlang.dataflow.written import WRITTEN_OUT, WrittenOut
 from peftlang.ir.plan import Reason, Region
 from peftlang.regions.usage import Used
 from peftlang.sites.occurrence import Occurrence

@@ -10,14 +10,14 @@ from torch.fx import Node
 
 from peftlang.capture import ModuleCall
 from peftlang.capture.facts import FUNCTION
+from peftlang.dataflow.borders import Border, Borders
+from peftlang.dataflow.structure import is_inside
+from peftlang.dataflow.written import WRITTEN_OUT
 from peftlang.emit.applications import applications
 from peftlang.emit.rewriting import Rewriting
 from peftlang.emit.slots import Slot
 from peftlang.emit.streams import chain_of
 from peftlang.emit.tokens import filled_slot, reads_places
-from peftlang.graph.borders import Border, Borders
-from peftlang.graph.structure import is_inside
-from peftlang.graph.written import WRITTEN_OUT
 from peftlang.ir.method import InputDef
 from peftlang.ir.plan import TRAINED, ActivePlan, Region
 from peftlang.ir.reach import mixing

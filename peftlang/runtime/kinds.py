@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from peftlang.capture import CapturedGraph, ModuleCall, record_module
 from peftlang.capture.facts import FUNCTION, asked_name
 from peftlang.capture.memory import OVERWRITTEN
-from peftlang.graph.borders import Borders
-from peftlang.graph.multihead import write_out
+from peftlang.dataflow.borders import Borders
+from peftlang.dataflow.multihead import write_out
 from peftlang.regions.graphs import RegionGraph, inside
 from peftlang.runtime.parts import Part
 from peftlang.runtime.seams import deviated

@@ -12,13 +12,13 @@ from peftlang.capture import CapturedGraph
 from peftlang.capture.facts import VALUE
 from peftlang.capture.memory import OVERWRITTEN
 from peftlang.capture.undisturbed import undisturbed, untraced
+from peftlang.dataflow.attention import fused
+from peftlang.dataflow.borders import Border
+from peftlang.dataflow.flow import shape_of
+from peftlang.dataflow.multihead import write_out
 from peftlang.emit.attention_view import FOLDED, is_folded
 from peftlang.emit.rewriting import Rewriting
 from peftlang.emit.slots import SLOT, Slot
-from peftlang.graph.attention import fused
-from peftlang.graph.borders import Border
-from peftlang.graph.flow import shape_of
-from peftlang.graph.multihead import write_out
 from peftlang.prompts.usage import asked
 from peftlang.regions.code import compiled
 from peftlang.regions.cut import copy_exported, cut

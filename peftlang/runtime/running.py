@@ -7,9 +7,9 @@ from torch import Tensor
 
 from peftlang.capture import Place
 from peftlang.capture.storage import is_sharded
+from peftlang.dataflow.borders import Border
 from peftlang.diagnostics import PeftError
 from peftlang.emit.slots import Slot
-from peftlang.graph.borders import Border
 from peftlang.regions.program import AtOperation, Kept, Operand, Piece, Program
 from peftlang.runtime.call import Call
 from peftlang.runtime.seams import At, unseen

@@ -2,15 +2,15 @@
 
 from torch.fx import Node
 
-from peftlang.graph.attention import Attention
-from peftlang.graph.feedforward import feed_forward
-from peftlang.graph.flow import shape_of
-from peftlang.graph.ops import CASTS
-from peftlang.graph.reading import Reading
-from peftlang.graph.residual import Joint, joint
-from peftlang.graph.slices import as_rows, rows_reaching
-from peftlang.graph.structure import common_path
-from peftlang.graph.weights import WeightUse
+from peftlang.dataflow.attention import Attention
+from peftlang.dataflow.feedforward import feed_forward
+from peftlang.dataflow.flow import shape_of
+from peftlang.dataflow.ops import CASTS
+from peftlang.dataflow.reading import Reading
+from peftlang.dataflow.residual import Joint, joint
+from peftlang.dataflow.slices import as_rows, rows_reaching
+from peftlang.dataflow.structure import common_path
+from peftlang.dataflow.weights import WeightUse
 from peftlang.sites.sketch import Draft, Found, Sketch, last_weight, rows_within, width
 
 PARTS = ("q", "k", "v")

@@ -1,12 +1,12 @@
 """The sites of residual branches other than attention: feed-forwards, experts, and others."""
 
-from peftlang.graph.experts import expert_parts, routers
-from peftlang.graph.feedforward import Branch, FeedForward, feed_forward, other_branches
-from peftlang.graph.ops import CASTS
-from peftlang.graph.residual import Joint
-from peftlang.graph.slices import as_rows
-from peftlang.graph.structure import common_path
-from peftlang.graph.weights import WeightUse
+from peftlang.dataflow.experts import expert_parts, routers
+from peftlang.dataflow.feedforward import Branch, FeedForward, feed_forward, other_branches
+from peftlang.dataflow.ops import CASTS
+from peftlang.dataflow.residual import Joint
+from peftlang.dataflow.slices import as_rows
+from peftlang.dataflow.structure import common_path
+from peftlang.dataflow.weights import WeightUse
 from peftlang.sites.sketch import Draft, Found, Sketch, last_weight, width
 
 

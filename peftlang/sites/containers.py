@@ -7,10 +7,10 @@ takes one hidden state in and gives one out, and that no role already names whol
 from collections.abc import Iterable
 
 from peftlang.capture import CapturedGraph
-from peftlang.graph.calls import Region, regions
-from peftlang.graph.flow import shape_of
-from peftlang.graph.reading import Reading
-from peftlang.graph.structure import is_inside, item_path
+from peftlang.dataflow.calls import Region, regions
+from peftlang.dataflow.flow import shape_of
+from peftlang.dataflow.reading import Reading
+from peftlang.dataflow.structure import is_inside, item_path
 from peftlang.ir.plan import Site
 
 NAMED = frozenset({"linear", "head", "norm", "embed", "block"})

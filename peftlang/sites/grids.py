@@ -6,9 +6,9 @@ from typing import Any
 from torch.fx import Node
 
 from peftlang.capture import CapturedGraph
-from peftlang.graph.borders import Border, Borders
-from peftlang.graph.flow import shape_of
-from peftlang.graph.ops import CASTS, DROPOUTS, VIEWS, argument, name_of
+from peftlang.dataflow.borders import Border, Borders
+from peftlang.dataflow.flow import shape_of
+from peftlang.dataflow.ops import CASTS, DROPOUTS, VIEWS, argument, name_of
 
 Grid = tuple[Border, tuple[tuple[int, int], ...]]
 """What cuts an image into patches, and how many tokens stand before its patches, and after them, at

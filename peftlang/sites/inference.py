@@ -7,8 +7,8 @@ by `locate` in another graph of the model.
 from collections.abc import Mapping
 
 from peftlang.capture import CapturedGraph
-from peftlang.graph.reading import Reading
-from peftlang.graph.structure import Structure
+from peftlang.dataflow.reading import Reading
+from peftlang.dataflow.structure import Structure
 from peftlang.ir.plan import Sees, Site
 from peftlang.sites.attention_sites import attention_sites
 from peftlang.sites.branch_sites import feed_forward_sites, other_sites

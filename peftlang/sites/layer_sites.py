@@ -2,11 +2,11 @@
 
 from torch.fx import Node
 
-from peftlang.graph.causality import is_causal
-from peftlang.graph.ops import CASTS, VIEWS
-from peftlang.graph.reading import Reading
-from peftlang.graph.structure import Structure, Sublayer, item_path, tower_names
-from peftlang.graph.weights import WeightUse
+from peftlang.dataflow.causality import is_causal
+from peftlang.dataflow.ops import CASTS, VIEWS
+from peftlang.dataflow.reading import Reading
+from peftlang.dataflow.structure import Structure, Sublayer, item_path, tower_names
+from peftlang.dataflow.weights import WeightUse
 from peftlang.ir.plan import Sees
 from peftlang.sites.sketch import Draft, Found, Sketch, width
 

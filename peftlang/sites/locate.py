@@ -12,15 +12,15 @@ from functools import partial
 from torch.fx import Node
 
 from peftlang.capture import CapturedGraph
-from peftlang.graph.attention import Attention
-from peftlang.graph.calls import regions, whole
-from peftlang.graph.feedforward import branch_between, branch_of, inputs_of
-from peftlang.graph.flow import Flow, shape_of
-from peftlang.graph.ops import CASTS, VIEWS, name_of
-from peftlang.graph.projected import projected
-from peftlang.graph.reading import Reading, applied_parameters
-from peftlang.graph.residual import Joint, joint
-from peftlang.graph.weights import WeightUse
+from peftlang.dataflow.attention import Attention
+from peftlang.dataflow.calls import regions, whole
+from peftlang.dataflow.feedforward import branch_between, branch_of, inputs_of
+from peftlang.dataflow.flow import Flow, shape_of
+from peftlang.dataflow.ops import CASTS, VIEWS, name_of
+from peftlang.dataflow.projected import projected
+from peftlang.dataflow.reading import Reading, applied_parameters
+from peftlang.dataflow.residual import Joint, joint
+from peftlang.dataflow.weights import WeightUse
 from peftlang.ir.plan import Site
 from peftlang.ir.soft_tokens import POSITION_TABLE
 from peftlang.sites.occurrence import Located, Missing, Occurrence

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable, Sequence
 
 from peftlang.capture import CapturedGraph
-from peftlang.graph.flow import shape_of
-from peftlang.graph.ops import name_of
-from peftlang.graph.reading import Reading
+from peftlang.dataflow.flow import shape_of
+from peftlang.dataflow.ops import name_of
+from peftlang.dataflow.reading import Reading
 from peftlang.ir.plan import Site
 
 _PRODUCT = "an attention product (scaled_dot_product_attention, or a softmax of a product of two "

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from torch.fx import Node
 
 from peftlang.capture import CapturedGraph
-from peftlang.graph.ops import argument
+from peftlang.dataflow.ops import argument
 from peftlang.ir.plan import Site
 from peftlang.sites.locate import locate
 from peftlang.sites.occurrence import Occurrence

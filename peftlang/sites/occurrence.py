@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from torch.fx import Node
 
-from peftlang.graph.attention import Product
-from peftlang.graph.projected import Weight
+from peftlang.dataflow.attention import Product
+from peftlang.dataflow.projected import Weight
 from peftlang.ir.plan import Site
 
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import networkx as nx
 from torch.fx import Node
 
+from peftlang.dataflow.reading import Reading
 from peftlang.diagnostics import PeftError
-from peftlang.graph.reading import Reading
 from peftlang.ir.plan import Plan
 from peftlang.sites.survey import Survey
 

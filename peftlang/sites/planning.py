@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from peftlang.capture import CapturedGraph
-from peftlang.graph.listing import listing
+from peftlang.dataflow.listing import listing
 from peftlang.ir.method import Adapter
 from peftlang.ir.outline import outline, sites_text
 from peftlang.ir.plan import Plan

@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 
 from torch.fx import Node
 
-from peftlang.graph.attention import Attention
-from peftlang.graph.flow import shape_of
-from peftlang.graph.reading import Reading
-from peftlang.graph.residual import Joint
-from peftlang.graph.weights import WeightUse
+from peftlang.dataflow.attention import Attention
+from peftlang.dataflow.flow import shape_of
+from peftlang.dataflow.reading import Reading
+from peftlang.dataflow.residual import Joint
+from peftlang.dataflow.weights import WeightUse
 from peftlang.ir.plan import Rows
 
 

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Iterator
 
 from torch.fx import Node
 
-from peftlang.graph.flow import shape_of
-from peftlang.graph.ops import ACTIVATIONS, CASTS, argument, name_of
-from peftlang.graph.reading import Reading
-from peftlang.graph.residual import joint
-from peftlang.graph.weights import WeightUse
+from peftlang.dataflow.flow import shape_of
+from peftlang.dataflow.ops import ACTIVATIONS, CASTS, argument, name_of
+from peftlang.dataflow.reading import Reading
+from peftlang.dataflow.residual import joint
+from peftlang.dataflow.weights import WeightUse
 from peftlang.sites.sketch import Draft, Sketch, own_rows, width
 
 # Right after a projection these make it a hidden layer (a pooler) rather than an output.

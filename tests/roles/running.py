@@ -10,7 +10,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
 from peftlang.capture import CapturedGraph, record
-from peftlang.graph.multihead import write_out
+from peftlang.dataflow.multihead import write_out
 from peftlang.ir.plan import Site
 from peftlang.models import build, example_inputs
 from peftlang.sites.inference import find_sites

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from peftlang.capture import record
+from peftlang.dataflow.multihead import write_out
 from peftlang.diagnostics import PeftError
-from peftlang.graph.multihead import write_out
 from peftlang.sites.inference import find_sites
 from tests.roles.running import computed, recorded
 

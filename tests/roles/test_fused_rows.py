@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from peftlang.graph.slices import as_rows
+from peftlang.dataflow.slices import as_rows
 from peftlang.ir.plan import Rows, Site
 from tests.roles.running import made, positions, real_inputs, watched
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from peftlang.graph.flow import shape_of
+from peftlang.dataflow.flow import shape_of
 from peftlang.ir.plan import Site
 from peftlang.models import PRESETS, example_inputs
 from peftlang.sites.locate import locate

@@ -348,6 +348,6 @@ def test_what_cannot_be_one_graph_is_refused() -> None:
 
 def test_the_name_is_no_folder() -> None:
     """A folder of the package has the same name."""
-    import peftlang.graph.listing
+    import peftlang.dataflow.listing
 
     assert callable(peftlang.graph)

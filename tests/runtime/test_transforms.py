@@ -85,6 +85,7 @@ def test_jvp(case: str) -> None:
 
     with sdpa_kernel(SDPBackend.MATH):
         found: Any = torch.func.jvp(lambda p: called(model, p, case), (parameters,), (ones,))
+        value, slope = found
         assert distance(value, moved(0)) < 1e-9
         assert distance(slope, (moved(1e-5) - moved(-1e-5)) / 2e-5) < 0.02
 

@@ -9,7 +9,7 @@ from torch.fx import Node
 from peftlang.capture import CapturedGraph, GraphFacts
 from peftlang.capture.facts import VALUE
 from peftlang.capture.mutation import operands_written
-from peftlang.graph.ops import CASTS, VIEWS, mutates, name_of
+from peftlang.dataflow.ops import CASTS, VIEWS, mutates, name_of
 
 
 class Flow:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from torch.fx import Node
 
-from peftlang.graph.flow import Flow, is_float, shape_of
-from peftlang.graph.ops import CASTS, name_of
+from peftlang.dataflow.flow import Flow, is_float, shape_of
+from peftlang.dataflow.ops import CASTS, name_of
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from torch.nn import functional
 
 from peftlang.capture.facts import STACK, VALUE, ModuleCall
 from peftlang.capture.memory import OVERWRITTEN
+from peftlang.dataflow.ops import name_of
+from peftlang.dataflow.written import WRITTEN_OUT, WrittenOut
 from peftlang.diagnostics import PeftError
-from peftlang.graph.ops import name_of
-from peftlang.graph.written import WRITTEN_OUT, WrittenOut
 
 _NAMES = (
     *("query", "key", "value", "embed_dim", "num_heads", "in_proj_weight", "in_proj_bias"),

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from torch.fx import Node
 
-from peftlang.graph.flow import Flow, shape_of
-from peftlang.graph.ops import ACTIVATIONS, CASTS, MIXING, VIEWS, name_of
-from peftlang.graph.residual import Joint, joint
-from peftlang.graph.slices import rows_reaching
-from peftlang.graph.weights import WeightUse
+from peftlang.dataflow.flow import Flow, shape_of
+from peftlang.dataflow.ops import ACTIVATIONS, CASTS, MIXING, VIEWS, name_of
+from peftlang.dataflow.residual import Joint, joint
+from peftlang.dataflow.slices import rows_reaching
+from peftlang.dataflow.weights import WeightUse
 
 
 @dataclass(frozen=True)

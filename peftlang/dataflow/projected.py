@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from peftlang.graph.attention import Attention
-from peftlang.graph.flow import Flow, shape_of
-from peftlang.graph.slices import as_rows, rows_reaching
-from peftlang.graph.weights import WeightUse
+from peftlang.dataflow.attention import Attention
+from peftlang.dataflow.flow import Flow, shape_of
+from peftlang.dataflow.slices import as_rows, rows_reaching
+from peftlang.dataflow.weights import WeightUse
 from peftlang.ir.plan import Rows
 
 

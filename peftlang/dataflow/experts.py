@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from torch.fx import Node
 
-from peftlang.graph.feedforward import parts_before
-from peftlang.graph.flow import Flow, shape_of
-from peftlang.graph.ops import CASTS, PICKS, VIEWS, name_of
-from peftlang.graph.reading import Reading
-from peftlang.graph.slices import as_rows
-from peftlang.graph.weights import WeightUse
+from peftlang.dataflow.feedforward import parts_before
+from peftlang.dataflow.flow import Flow, shape_of
+from peftlang.dataflow.ops import CASTS, PICKS, VIEWS, name_of
+from peftlang.dataflow.reading import Reading
+from peftlang.dataflow.slices import as_rows
+from peftlang.dataflow.weights import WeightUse
 from peftlang.ir.plan import Rows
 
 _TURNS = frozenset({"transpose", "permute", "swapaxes", "mT"})

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.fx import Node
 
 from peftlang.capture.facts import VALUE
-from peftlang.graph.flow import Flow, shape_of
-from peftlang.graph.ops import CASTS, VIEWS, is_matmul, name_of
+from peftlang.dataflow.flow import Flow, shape_of
+from peftlang.dataflow.ops import CASTS, VIEWS, is_matmul, name_of
 
 # Where a matrix may be turned around on its way from the parameter to the product.
 _TURNS = frozenset({"t", "transpose", "permute", "getattr"})

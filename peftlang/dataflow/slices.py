@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import Node, map_arg
 
 from peftlang.capture.facts import VALUE
-from peftlang.graph.flow import Flow, shape_of
+from peftlang.dataflow.flow import Flow, shape_of
 from peftlang.ir.plan import Rows
 
 _CPU = torch.device("cpu")

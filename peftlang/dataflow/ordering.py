@@ -4,8 +4,8 @@ import heapq
 
 from torch.fx import Graph, Node
 
+from peftlang.dataflow.ops import mutates
 from peftlang.diagnostics import PeftError
-from peftlang.graph.ops import mutates
 
 
 def in_order(graph: Graph) -> None:

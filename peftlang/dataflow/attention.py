@@ -6,8 +6,8 @@ from typing import Literal
 
 from torch.fx import Node
 
-from peftlang.graph.flow import Flow, shape_of
-from peftlang.graph.ops import (
+from peftlang.dataflow.flow import Flow, shape_of
+from peftlang.dataflow.ops import (
     CASTS,
     DROPOUTS,
     SCORE_STEPS,
@@ -15,7 +15,7 @@ from peftlang.graph.ops import (
     is_matmul,
     name_of,
 )
-from peftlang.graph.weights import WeightUse, operand
+from peftlang.dataflow.weights import WeightUse, operand
 
 _SWAPS = frozenset({"transpose", "permute"})
 

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from peftlang.graph.attention import Attention
-from peftlang.graph.flow import Flow
-from peftlang.graph.ops import argument, name_of
-from peftlang.graph.slices import run_alone
+from peftlang.dataflow.attention import Attention
+from peftlang.dataflow.flow import Flow
+from peftlang.dataflow.ops import argument, name_of
+from peftlang.dataflow.slices import run_alone
 
 
 def is_causal(flow: Flow, attention: Attention) -> bool:

@@ -5,9 +5,9 @@ from functools import cached_property
 from torch.fx import Node
 
 from peftlang.capture import CapturedGraph
-from peftlang.graph.attention import Attention, attentions
-from peftlang.graph.flow import Flow
-from peftlang.graph.weights import WeightUse, weight_uses
+from peftlang.dataflow.attention import Attention, attentions
+from peftlang.dataflow.flow import Flow
+from peftlang.dataflow.weights import WeightUse, weight_uses
 from peftlang.ir.plan import Rows
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch.fx import Node
 
-from peftlang.graph.flow import Flow, is_float, shape_of
+from peftlang.dataflow.flow import Flow, is_float, shape_of
 
 
 @dataclass(frozen=True)
