@@ -83,7 +83,12 @@ def measure(library: str, method: str, layers: int, width: int) -> dict[str, flo
     model.train()
     found["first"], _ = timed(lambda: step(model, 32))
     found["second"], _ = timed(lambda: step(model, 48))
-    found["steady"] = timed(lambda: [step(model, 48) for _ in range(STEPS)])[0] / STEPS
+
+    def several() -> None:
+        for _ in range(STEPS):
+            step(model, 48)
+
+    found["steady"] = timed(several)[0] / STEPS
     added = timed(lambda: [more(other, number) for number in range(ADAPTERS)])[0]
     return found | {"adapter": added / ADAPTERS}
 
@@ -111,7 +116,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.part:
-        print(json.dumps(measure(*options.part, options.layers, options.width)))
+        library, method = options.part
+        print(json.dumps(measure(library, method, options.layers, options.width)))
         return
     from benchmarks.common import report
 

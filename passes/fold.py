@@ -9,7 +9,7 @@ the site as a function of its input is evaluated on zero and on the unit vectors
 new bias and the new weight.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,7 @@ from peftlang.emit.evaluate import (
 from peftlang.emit.experts import with_changes
 from peftlang.emit.rows import scattered, select
 from peftlang.emit.slots import Slot
+from peftlang.ir.builtins.site import AtSite, Tokens
 from peftlang.ir.expr import Number, names
 from peftlang.ir.interpret import Interpreter
 from peftlang.ir.linearity import Degree, dependence
@@ -334,13 +335,18 @@ def _check_of_rows(application: Application) -> None:
             raise _Refusal(f"`{call.op}` names a text, whose id no weight tells")
 
 
-class _EveryRow:
+class _EveryRow(AtSite, Tokens):
     """What builtins ask of a site at which each row of an embedding is one token."""
 
     def __init__(self, like: Tensor) -> None:
-        self._like, self.sequence = like, self
+        self._like = like
 
-    def identified(self, ids: Iterable[int]) -> Tensor:
+    @property
+    def sequence(self) -> Tokens:
+        """Each row is a token."""
+        return self
+
+    def identified(self, ids: Sequence[Any]) -> Tensor:
         """``[rows]``: whether a row's id is one of these."""
         rows = torch.arange(len(self._like), device=self._like.device)
         return torch.isin(rows, torch.tensor([int(one) for one in ids], device=rows.device))

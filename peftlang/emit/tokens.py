@@ -1,5 +1,6 @@
 """What a site's sequence is in a graph: where its tokens lie, their ids, which are padding."""
 
+from collections import abc
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -9,6 +10,7 @@ from torch.fx import Node
 from peftlang.diagnostics import PeftError
 from peftlang.emit.rewriting import Emission, Rewriting
 from peftlang.emit.slots import Slot
+from peftlang.ir.builtins.site import Tokens
 from peftlang.ir.builtins.tensors import averages_batch
 from peftlang.ir.expr import Apply, postorder
 from peftlang.ir.method import Method
@@ -63,7 +65,7 @@ class Names(Protocol):
     def shape(self, name: str) -> tuple[int, ...]: ...
 
 
-class Sequence:
+class Sequence(Tokens):
     """The sequence at one occurrence of a site, as the builtins ask for it.
 
     Where the call did not say what its tokens are (image patches, one layer by itself), all that
@@ -88,7 +90,7 @@ class Sequence:
         chosen = ((starts >= 0) & (starts < first)) | (ends < last)
         return self._number(chosen)
 
-    def identified(self, ids: tuple[Any, ...]) -> Any:
+    def identified(self, ids: abc.Sequence[Any]) -> Any:
         """Which tokens have one of these ids and are no padding: booleans ``[batch, tokens]``.
 
         Raises:

@@ -10,12 +10,13 @@ from peftlang.capture.facts import VALUE
 from peftlang.emit.rewriting import Emission, Rewriting
 from peftlang.emit.rows import scattered, select
 from peftlang.emit.tokens import Sequence
+from peftlang.ir.builtins.site import AtSite
 from peftlang.ir.plan import Site
 from peftlang.ir.types import Type
 from peftlang.sites.occurrence import Occurrence
 
 
-class SiteView:
+class SiteView(AtSite):
     """The names in scope at one occurrence of a site.
 
     Subclasses know where features, heads and keys stand in the graph's tensors.

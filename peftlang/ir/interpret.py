@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 from peftlang.ir.builtins import BUILTINS, Evaluation
+from peftlang.ir.builtins.site import AtSite
 from peftlang.ir.dims import Dim
 from peftlang.ir.expr import Apply, DimValue, Expr, Hyper, Number, Ref, postorder
 from peftlang.ir.products import (
@@ -41,11 +42,12 @@ class Interpreter:
         *,
         training: bool = False,
         precise: Callable[[Any], Any] | None = None,
-        site: Any = None,
+        site: AtSite | None = None,
         real: Callable[[Dim], Any] = lambda _: None,
     ) -> None:
         self._t, self._sizes, self._lookup = t, sizes, lookup
-        self._training, self._precise, self._site = training, precise, site
+        self._training, self._precise = training, precise
+        self._site = AtSite() if site is None else site
         self._real = real
         self._arranged = Arranger(self.size)
         self._memo: dict[Any, Any] = {}

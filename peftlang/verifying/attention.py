@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from peftlang.ir.builtins.site import AtSite
 from peftlang.ir.types import Type
 from peftlang.verifying.tokens import Tokens
 
 
-class BuiltinsSite:
+class BuiltinsSite(AtSite):
     """What builtins ask of a site: its attention product, and where its tokens stand.
 
     Args:
@@ -24,7 +25,12 @@ class BuiltinsSite:
         self, mask: Tensor, scale: float, values: Mapping[str, Tensor], tokens: Tokens
     ) -> None:
         self.mask, self.scale, self._values = mask, scale, values
-        self.sequence = tokens
+        self._tokens = tokens
+
+    @property
+    def sequence(self) -> Tokens:
+        """The site's tokens."""
+        return self._tokens
 
     def scores(self, query: Tensor, keys: Tensor) -> Tensor:
         """``[..., heads, n]``: scaled products with constant keys ``[n, kv_heads, d_head]``."""

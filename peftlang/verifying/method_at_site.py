@@ -4,13 +4,13 @@ References say what a method should do; this is what it is held to be.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from torch import Tensor
 
 from peftlang.emit import casts
 from peftlang.emit.applications import Acts
 from peftlang.emit.evaluate import Operands, change_operands, change_results, interpreter
+from peftlang.ir.builtins.site import AtSite
 from peftlang.ir.interpret import Interpreter
 from peftlang.ir.method import Composition, Method
 
@@ -32,7 +32,7 @@ def method_at_site(
     values: Values,
     own: Values,
     output: Callable[[Values], Tensor],
-    site: Any,
+    site: AtSite,
     *,
     training: bool = False,
 ) -> Values:
@@ -72,7 +72,7 @@ def expressions_at_site(
     sizes: Mapping[str, int],
     values: Values,
     own: Values,
-    site: Any,
+    site: AtSite,
     *,
     training: bool = False,
 ) -> Interpreter:
@@ -81,7 +81,7 @@ def expressions_at_site(
 
 
 def _interpreter(
-    acts: Acts, values: Mapping[str, Tensor], own: Values, site: Any, *, training: bool
+    acts: Acts, values: Mapping[str, Tensor], own: Values, site: AtSite, *, training: bool
 ) -> Interpreter:
     def tensor(_acts: Acts, name: str) -> Tensor | None:
         return own.get(name)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from peftlang.ir.builtins import site as asked
 from peftlang.ir.expr import DimValue, Expr, Number, Scalar
 from peftlang.ir.method import Method
 from peftlang.ir.reach import asking
@@ -64,7 +65,7 @@ def ids_to_look_up(
     return found
 
 
-class Tokens:
+class Tokens(asked.Tokens):
     """What builtins ask of the sequence at a site; there is no padding.
 
     Args:
@@ -84,7 +85,7 @@ class Tokens:
         first, last = int(keywords.get("first", 0)), int(keywords.get("last", 0))
         return self.as_number(((at < first) | (at >= tokens - last)).expand(rows, -1))
 
-    def identified(self, ids: Sequence[int | str]) -> Tensor:
+    def identified(self, ids: Sequence[Any]) -> Tensor:
         """``[batch, tokens]``: whether a token has one of these ids; a text is the id 1."""
         wanted = torch.tensor([1 if isinstance(one, str) else int(one) for one in ids])
         return torch.isin(self.ids, wanted)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from peftlang.ir.builtins.site import AtSite
 from peftlang.ir.dims import Dim
 from peftlang.ir.expr import Apply, DimValue, Expr, Number, children, names, postorder
 from peftlang.ir.types import Level, Type, TypeFact
@@ -74,7 +75,7 @@ class Evaluation:
         size: The concrete size of a dimension at this site.
         training: Whether the model is in training mode.
         precisely: Brings a tensor of half precision to single precision; None where there are none.
-        site: What the attention product, and the sequence of the site's tokens, answer to.
+        site: What is asked of the site besides its values.
         memo: What meanings keep for one another while one method is evaluated at one site.
         real: For the length of a tapped sequence, which of its tokens are no padding:
             ``[batch, length]``, or None where all are.
@@ -89,7 +90,7 @@ class Evaluation:
     size: Callable[[Dim], int]
     training: bool = False
     precisely: Callable[[Any], Any] | None = None
-    site: Any = None
+    site: AtSite = field(default_factory=AtSite)
     memo: dict[Any, Any] = field(default_factory=dict)
     real: Callable[[Dim], Any] = lambda _: None
 
