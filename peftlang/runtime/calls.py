@@ -26,7 +26,7 @@ from peftlang.runtime.call import (
     scope_of,
     supplied_to,
 )
-from peftlang.runtime.dispatch import Dispatch, Watched, own_weight
+from peftlang.runtime.dispatch import Dispatch
 from peftlang.runtime.entry import Entry
 from peftlang.runtime.inputs import checked
 from peftlang.runtime.parts import Operation, Part
@@ -35,6 +35,7 @@ from peftlang.runtime.running import Read, Run, argument, described, hand_on, in
 from peftlang.runtime.seams import At, Seams, Seen, is_open, tensors_of, unseen
 from peftlang.runtime.sentinel import check
 from peftlang.runtime.values import Values
+from peftlang.runtime.watched import Watched
 from peftlang.runtime.whole import Recorded, decisions, form_of
 
 Own = Callable[..., Any]
@@ -173,7 +174,7 @@ class Calls:
             hand_on(call, slot, value)
         return found.result(result)
 
-    def weight(self, call: Call, dispatch: Dispatch, module: nn.Module, name: str) -> Any:
+    def weight(self, call: Call, dispatch: Dispatch, name: str, own: Callable[[], Any]) -> Any:
         """What is read in the place of a module's own parameter; None for that itself."""
         running = call.weights.get(dispatch.path)
         if running is not None and name in running:
@@ -186,7 +187,7 @@ class Calls:
                 # What is read is taken to be used, since nothing that is traced can be watched.
                 call.used.add(dispatch.path)
                 return None
-            value = own_weight(module, name)
+            value = own()
             # One of another class (quantised, in shards) would lose what it has in being watched.
             if type(value) in {Tensor, nn.Parameter}:
                 return Watched.of(value, lambda: call.used.add(dispatch.path))

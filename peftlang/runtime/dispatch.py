@@ -16,7 +16,8 @@ weights for the time of a call), goes on doing so: that method is bound anew, so
 runs while the weights are there. Any other is put behind ours.
 
 Parameters in whose place an adapter has others read (a clause on ``W``, ``train``) are properties
-of the class, as those of `torch.nn.utils.parametrize` are.
+of the class, as those of `torch.nn.utils.parametrize` are. Where that puts its own on a class on
+top of ours, the two are joined: what the parametrization makes is then the module's own weight.
 """
 
 from __future__ import annotations
@@ -24,12 +25,11 @@ from __future__ import annotations
 import copy
 import functools
 import types
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 
 from peftlang.capture import is_adapters
 from peftlang.diagnostics import PeftError
@@ -39,6 +39,7 @@ DISPATCH = "_peftlang_dispatch"
 ORIGINAL = "_peftlang_original"
 WEIGHTS = "_peftlang_weights"
 BEHIND = "_peftlang_behind"
+READS = "_peftlang_reads"
 
 
 class Runs(Protocol):
@@ -56,7 +57,7 @@ class Runs(Protocol):
     ) -> Any:
         """One call of one module; ``own`` is its own forward."""
 
-    def weight(self, call: Call, dispatch: Dispatch, module: nn.Module, name: str) -> Any:
+    def weight(self, call: Call, dispatch: Dispatch, name: str, own: Callable[[], Any]) -> Any:
         """What is read in the place of a module's own parameter; None for that itself."""
 
     def save(self, folder: str, state: Mapping[str, Tensor] | None) -> None:
@@ -131,6 +132,7 @@ def _adapt_again(module: nn.Module, below: Any, dispatch: Dispatch) -> None:
     for name in dispatch.weights:
         if not isinstance(below.__dict__.get(name), property):
             setattr(below, name, _weight(name))
+    setattr(below, WEIGHTS, tuple(sorted({*getattr(below, WEIGHTS), *dispatch.weights})))
     module.__dict__[DISPATCH] = dispatch
 
 
@@ -179,9 +181,34 @@ def _content(cell: types.CellType) -> Any:
         return None
 
 
+class _Following(type):
+    """The kind of class that adapted modules have: it joins properties that are put on it."""
+
+    def __setattr__(cls, name: str, value: Any) -> None:
+        if isinstance(value, property) and name in getattr(cls, WEIGHTS, ()):
+            value = _joined(name, value)
+        super().__setattr__(name, value)
+
+
 @functools.cache
+def _following(meta: type) -> Any:
+    """The same for classes of a kind of their own."""
+    return _Following if meta is type else type(meta.__name__, (_Following, meta), {})
+
+
+# Only modules keep their class alive: it has the one that it derives from, which may be made, and
+# forgotten, while the program runs.
+_DERIVED: weakref.WeakKeyDictionary[Any, weakref.WeakValueDictionary[tuple[str, ...], Any]]
+_DERIVED = weakref.WeakKeyDictionary()
+
+
 def _derived(kind: Any, weights: tuple[str, ...]) -> Any:
     """The class of an adapted module, for the class that it had."""
+    known = _DERIVED.setdefault(kind, weakref.WeakValueDictionary())
+    return known.get(weights) or known.setdefault(weights, _derive(kind, weights))
+
+
+def _derive(kind: Any, weights: tuple[str, ...]) -> Any:
     space: dict[str, Any] = {
         "__module__": kind.__module__,
         "__qualname__": kind.__qualname__,
@@ -208,7 +235,8 @@ def _derived(kind: Any, weights: tuple[str, ...]) -> Any:
     # In the class from the start: a base that wraps its subclasses' forward when they are made (the
     # checkpointed layers of `transformers`) wraps this one, which thereby runs again with the
     # layer.
-    made: Any = type(kind)(kind.__name__, (kind,), space | {"forward": forward})
+    meta = _following(type(kind))  # type: ignore[arg-type]
+    made: Any = meta(kind.__name__, (kind,), space | {"forward": forward})
     return made
 
 
@@ -293,24 +321,36 @@ def _base(self: Any) -> set[str]:
 def _weight(name: str) -> property:
     """A parameter that another value may stand in for while an adapter acts."""
 
-    def get(self: Any) -> Any:
-        state = self.__dict__
-        call = innermost()
-        if call is not None and DISPATCH in state:
-            dispatch = state[DISPATCH]
-            if call.owner is dispatch.calls:
-                found = dispatch.calls.weight(call, dispatch, self, name)
-                if found is not None:
-                    return found
-        return own_weight(self, name)
-
     def put(self: Any, value: Any) -> None:
         self.__dict__[name] = value
 
     def drop(self: Any) -> None:
         self.__dict__.pop(name)
 
-    return property(get, put, drop)
+    return property(_reading(name, functools.partial(own_weight, name=name)), put, drop)
+
+
+def _joined(name: str, found: property) -> property:
+    """A property that was put in the place of a parameter, with an adapter's value before it."""
+    if found.fget is None or hasattr(found.fget, READS):
+        return found
+    return property(_reading(name, found.fget), found.fset, found.fdel)
+
+
+def _reading(name: str, own: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def get(self: Any) -> Any:
+        state = self.__dict__
+        call = innermost()
+        if call is not None and DISPATCH in state:
+            dispatch = state[DISPATCH]
+            if call.owner is dispatch.calls:
+                found = dispatch.calls.weight(call, dispatch, name, lambda: own(self))
+                if found is not None:
+                    return found
+        return own(self)
+
+    setattr(get, READS, name)
+    return get
 
 
 def own_weight(module: nn.Module, name: str) -> Any:
@@ -323,33 +363,3 @@ def own_weight(module: nn.Module, name: str) -> Any:
     if name in state["_buffers"]:
         return state["_buffers"][name]
     raise AttributeError(f"'{type(module).__name__}' object has no attribute '{name}'")
-
-
-class Watched(Tensor):
-    """A weight that was read past its module's forward; it says when something is made of it."""
-
-    peftlang_note: Callable[[], None]
-
-    @staticmethod
-    def of(value: Tensor, note: Callable[[], None]) -> Tensor:
-        """The same tensor, watched."""
-        made = value.as_subclass(Watched)
-        made.peftlang_note = note
-        return made
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        notes: list[Callable[[], None]] = []
-
-        def bare(value: Any) -> Any:
-            if not isinstance(value, Watched):
-                return value
-            notes.append(value.__dict__["peftlang_note"])
-            with torch._C.DisableTorchFunctionSubclass():
-                return value.as_subclass(Tensor)
-
-        result = func(*tree_map(bare, tuple(args)), **tree_map(bare, kwargs or {}))
-        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
-            for note in notes:
-                note()
-        return result
