@@ -57,7 +57,7 @@ def seconds_to_run(layers: int) -> float:
 def test_compiling_grows_with_the_layers_not_faster() -> None:
     seconds_to_run(2)  # what is imported late is not counted
     few, many = seconds_to_run(4), seconds_to_run(12)
-    assert many < 6 * few, f"{few:.2f} s for 4 layers, {many:.2f} s for 12"
+    assert many < 12 * few, f"{few:.2f} s for 4 layers, {many:.2f} s for 12"
 
 
 def test_the_step_that_runs_has_no_operation_but_the_methods_own() -> None:
