@@ -1,5 +1,6 @@
 """What must not become slow: generous guards; the numbers themselves are in benchmarks/."""
 
+import gc
 import subprocess
 import sys
 import time
@@ -43,21 +44,28 @@ def llama(layers: int) -> LlamaForCausalLM:
 
 
 def seconds_to_run(layers: int) -> float:
-    """Processor seconds to compile with LoRA and take a first step."""
+    """Processor seconds to compile with LoRA and take a first step.
+
+    A full collection of garbage goes through all that the process holds, which is no cost of the
+    model's; it falls into the longer of two measurements.
+    """
     model, ids = llama(layers), torch.ones(1, 4, dtype=torch.long)
-    start = time.process_time()
-    peftlang.compile(model, "lora", r=2).train()
-    model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
-    seconds = time.process_time() - start
-    torch._dynamo.reset()
-    return seconds
+    gc.collect()
+    gc.disable()
+    try:
+        start = time.process_time()
+        peftlang.compile(model, "lora", r=2).train()
+        model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+        return time.process_time() - start
+    finally:
+        gc.enable()
 
 
 @pytest.mark.slow
 def test_compiling_grows_with_the_layers_not_faster() -> None:
     seconds_to_run(2)  # what is imported late is not counted
     few, many = seconds_to_run(4), seconds_to_run(12)
-    assert many < 12 * few, f"{few:.2f} s for 4 layers, {many:.2f} s for 12"
+    assert many < 6 * few, f"{few:.2f} s for 4 layers, {many:.2f} s for 12"
 
 
 def test_the_step_that_runs_has_no_operation_but_the_methods_own() -> None:
